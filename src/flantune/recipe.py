@@ -1,0 +1,331 @@
+"""The recipe: one typed file that says everything a run does. Every default of flantune stands here, once.
+
+A recipe states only what differs from these defaults; an unknown key is an error; loading one reads nothing but the
+file itself. `${name}` in any string is replaced by `vars.name`; `--data DIR` sets `vars.data`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from flantune.errors import RecipeError, shorten
+from flantune.types import Format
+
+DEMO = "demo"  # a model of this name is the embedded base model
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CollectionSpec(Section):
+    """One file, folder or hub id of examples, and how to read it."""
+
+    path: str = Field(description="file, folder, or hub id (with reader: hub)")
+    reader: str = Field("auto", description="native, niv2, flan_cot, p3, muffin, prompts, alpaca, chat, table, hub, auto")
+    mixture: str | None = Field(None, description="name the tasks are mixed under; the reader's own when not given")
+    columns: dict[str, str] = Field(default_factory=dict, description="for tables and hub sets: role -> column")
+    split: str = Field("train", description="for hub sets")
+    config: str | None = Field(None, description="for hub sets: the configuration's name")
+    include: tuple[str, ...] = Field(("*",), description="globs on file names")
+    exclude: tuple[str, ...] = ()
+
+
+class HeldOut(Section):
+    """What must never be trained on. Names and globs; a pattern that matches nothing is an error."""
+
+    tasks: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    mmlu: bool = Field(True, description="leave out NIv2 tasks 664-667 and 685-737 (spec 2.6)")
+
+
+class WeightedFormat(Section):
+    weight: float = Field(1.0, gt=0)
+    setting: Literal["zs_opt", "zs_noopt", "fs_opt", "fs_noopt"] | None = Field(
+        None, description="one of the paper's four settings; the fields below then change it"
+    )
+    shots: int | None = Field(None, ge=0, le=64)
+    rationale: Literal["auto", "with", "without"] | None = None
+    instruction: bool | None = None
+    options: Literal["none", "list", "random"] | None = None
+    exemplar_templates: Literal["single", "mixed"] | None = None
+    demonstrations: bool | None = None
+    inverted: bool | None = None
+    chat: bool | None = None
+
+    def overrides(self) -> dict[str, Any]:
+        return {
+            k: v for k, v in self.model_dump(exclude={"weight", "setting"}).items() if v is not None
+        }
+
+
+class MixturePart(Section):
+    """A weighted part of the mixture: tasks by pattern, or further parts. Weights are relative to the siblings'."""
+
+    name: str
+    weight: float = Field(1.0, gt=0)
+    tasks: tuple[str, ...] = Field((), description="globs on task names")
+    mixture: str | None = Field(None, description="all tasks that were read under this mixture name")
+    cap: int | None = Field(None, gt=0, description="examples a task counts for at most; clips the rate, not the data")
+    formats: tuple[WeightedFormat, ...] = ()
+    parts: tuple[MixturePart, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> MixturePart:
+        kinds = bool(self.tasks) + (self.mixture is not None) + bool(self.parts)
+        if kinds != 1:
+            raise ValueError(f"part '{self.name}' needs exactly one of 'tasks', 'mixture' or 'parts'")
+        return self
+
+
+class MixtureSpec(Section):
+    preset: Literal["paper-a", "paper-b", "proportional", "uniform"] | None = Field(
+        None, description="paper-a and paper-b: spec 2.1, over the mixtures that are present"
+    )
+    parts: tuple[MixturePart, ...] = ()
+    cap: int | None = Field(None, gt=0, description="for proportional: examples a task counts for at most")
+    formats: tuple[WeightedFormat, ...] = Field(
+        (
+            WeightedFormat(setting="zs_opt"),
+            WeightedFormat(setting="fs_opt"),
+            WeightedFormat(setting="zs_noopt"),
+            WeightedFormat(setting="fs_noopt"),
+        ),
+        description="used by every part that states none; the public code's four settings, spec 2.2",
+    )
+    language: Literal["en", "zh", "any"] = Field("any", description="language of the templates' wording")
+
+    @model_validator(mode="after")
+    def _preset_or_parts(self) -> MixtureSpec:
+        if self.preset is not None and self.parts:
+            raise ValueError("give 'preset' or 'parts', not both")
+        return self
+
+
+class TokensSpec(Section):
+    inputs_len: int = Field(2048, gt=1, description="tokens; spec 3.6")
+    targets_len: int = Field(512, gt=1, description="tokens; spec 3.6")
+    few_shot_margin: int = Field(
+        128, ge=0, description="few-shot inputs are pruned to inputs_len minus this; 2048 - 128 = 1920, spec 3.6"
+    )
+    packing: Literal["best_fit", "next_fit", "none"] = Field("best_fit", description="next_fit is seqio's")
+    block: int = Field(1024, gt=0, description="examples packed together; a pack never spans two blocks")
+    shard_rows: int = Field(1024, gt=0, description="packed rows per shard file")
+
+
+class ModelSize(Section):
+    """A from-scratch model's shape. T5 1.1 names (spec 5.1); a decoder has `layers` and no encoder."""
+
+    d_model: int = 256
+    layers: int = 4
+    heads: int = 4
+    d_kv: int = 64
+    d_ff: int = 512
+    kv_heads: int | None = None
+
+
+class TokenizerSpec(Section):
+    path: str | None = Field(None, description="folder or hub id; the model's own when not given")
+    vocab_size: int = Field(16_384, gt=300, description="when one is trained on the collections' text")
+    sample_mb: float = Field(40, gt=0, description="text to train it on")
+
+
+class ModelSpec(Section):
+    family: Literal["t5", "llama", "qwen3", "auto"] = "auto"
+    init: str = Field("scratch", description="local folder, hub id, 'scratch' or 'demo'")
+    size: ModelSize = ModelSize()
+    tokenizer: TokenizerSpec = TokenizerSpec()
+    dropout: float = Field(0.05, ge=0, lt=1, description="spec 5.1")
+
+
+class OptimizerSpec(Section):
+    name: Literal["adafactor", "adamw"] = "adafactor"
+    lr: float = Field(5e-4, gt=0, description="constant, spec 5.1; Adafactor multiplies it by each tensor's RMS")
+    warmup_steps: int = Field(0, ge=0)
+    decay: Literal["constant", "cosine", "linear"] = Field("constant", description="after the warm-up, to `final_lr`")
+    final_lr: float = Field(0.0, ge=0)
+    step_offset: int = Field(0, ge=0, description="virtual steps already done, spec 5.2; 0 is a fresh state")
+    min_dim_factored: int = Field(128, ge=1)
+    weight_decay: float = Field(0.0, ge=0, description="adamw only")
+    betas: tuple[float, float] = (0.9, 0.95)
+
+
+class TrainSpec(Section):
+    steps: int = Field(1000, gt=0)
+    batch_rows: int = Field(64, gt=0, description="packed rows per optimizer step, over all ranks; spec 5.1")
+    micro_rows: int = Field(16, gt=0, description="packed rows per forward pass")
+    optimizer: OptimizerSpec = OptimizerSpec()
+    loss_normalizer: Literal["target_tokens", "t5x_sum"] = Field(
+        "target_tokens", description="of the global batch; t5x_sum does not divide (spec 4.4)"
+    )
+    z_loss: float = Field(0.0, ge=0, description="weight of (log Z)^2; T5X 1e-4")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the hardware multiplies it")
+    checkpoint_every: int = Field(500, gt=0, description="steps")
+    keep_checkpoints: int = Field(2, gt=0)
+    log_every: int = Field(10, gt=0)
+    threads: int | None = Field(None, gt=0, description="CPU threads; all when not given")
+
+
+class PretrainSpec(TrainSpec):
+    """Training of a from-scratch model on plain text before finetuning."""
+
+    optimizer: OptimizerSpec = OptimizerSpec(name="adamw", lr=1e-3, warmup_steps=200, decay="cosine", final_lr=1e-4)
+    window: int = Field(512, gt=8, description="tokens of text per example before corruption")
+    noise_density: float = Field(0.15, gt=0, lt=1, description="T5")
+    mean_span: float = Field(3.0, ge=1, description="T5")
+    prefix_share: float = Field(0.0, ge=0, le=1, description="examples split at a random place instead (S-denoiser)")
+    text: Literal["collections", "files"] = Field("collections", description="where the plain text comes from")
+    files: tuple[str, ...] = Field((), description="UTF-8 text files, documents separated by a blank line")
+
+
+class BenchmarkSpec(Section):
+    name: str = Field(description="mmlu, bbh, gsm8k, mgsm, or held_out for the recipe's held-out tasks")
+    path: str | None = Field(None, description="its files; ${data}/NAME when not given")
+    modes: tuple[Literal["direct", "cot"], ...] = ()
+    shots: int | tuple[int, ...] | None = Field(None, description="the benchmark's own when not given")
+    limit: int | None = Field(None, gt=0, description="items per task, the first ones in a seeded order")
+    split: str | None = None
+
+
+class EvalSpec(Section):
+    benchmarks: tuple[BenchmarkSpec, ...] = ()
+    batch_tokens: int = Field(16_384, gt=0, description="padded tokens per forward pass")
+    max_inputs: int | None = Field(None, description="tokens; the training length when not given")
+
+
+class Recipe(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: int = 0
+    vars: dict[str, str] = Field(default_factory=dict)
+    runs: str = Field("runs", description="folder that holds the run's own folder")
+    collections: tuple[CollectionSpec, ...] = Field(min_length=1)
+    max_rejected: float = Field(0.01, ge=0, le=1, description="share of bad rows in a file above which reading stops")
+    held_out: HeldOut = HeldOut()
+    mixture: MixtureSpec = MixtureSpec(preset="proportional")
+    tokens: TokensSpec = TokensSpec()
+    model: ModelSpec = ModelSpec()
+    pretrain: PretrainSpec | None = None
+    train: TrainSpec = TrainSpec()
+    eval: EvalSpec = EvalSpec()
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.runs) / self.name
+
+
+def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read and check a recipe. `overrides` are dotted keys ("train.steps") set after reading.
+
+    Raises RecipeError naming the file, the key, what was expected and what came.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe. Ready ones are in recipes/.") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise RecipeError(f"{path}: cannot be read: {e}") from None
+    except yaml.YAMLError as e:
+        raise RecipeError(f"{path}: not YAML: {e}") from None
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{path}: expected a mapping of keys, got {shorten(raw)}.")
+    for key, value in (overrides or {}).items():
+        set_dotted(raw, key, value)
+    return parse_recipe(raw, where=str(path))
+
+
+def parse_recipe(raw: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    variables = raw.get("vars") or {}
+    if not isinstance(variables, dict):
+        raise RecipeError(f"{where}: key 'vars': expected a mapping, got {shorten(variables)}.")
+    values = {str(k): str(v) for k, v in variables.items()}
+    filled = {k: (v if k == "vars" else fill_variables(v, values, where)) for k, v in raw.items()}
+    try:
+        return Recipe.model_validate(filled)
+    except ValidationError as e:
+        lines = []
+        for err in e.errors():
+            key = ".".join(str(p) for p in err["loc"]) or "(top)"
+            if err["type"] == "extra_forbidden":
+                lines.append(f"{where}: unknown key '{key}'. {near_names(str(err['loc'][-1]), err['loc'][:-1])}".rstrip())
+            else:
+                lines.append(f"{where}: key '{key}': {err['msg']}, got {shorten(err['input'])}.")
+        raise RecipeError("\n".join(lines)) from None
+
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def fill_variables(value: Any, variables: Mapping[str, str], where: str) -> Any:
+    """`${name}` replaced in every string of a nested value."""
+
+    def one(match: re.Match[str]) -> str:
+        if match[1] not in variables:
+            hint = "Give --data DIR." if match[1] == "data" else f"Add it under 'vars', or give --set vars.{match[1]}=…"
+            raise RecipeError(f"{where}: variable '{match[0]}' has no value. {hint}")
+        return variables[match[1]]
+
+    if isinstance(value, str):
+        return _VARIABLE.sub(one, value)
+    if isinstance(value, dict):
+        return {k: fill_variables(v, variables, where) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [fill_variables(v, variables, where) for v in value]
+    return value
+
+
+def set_dotted(raw: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for part in parents:
+        node = raw.setdefault(part, {})
+        if not isinstance(node, dict):
+            raise RecipeError(f"--set {key}: '{part}' is not a section of the recipe.")
+        raw = node
+    raw[last] = value
+
+
+def near_names(key: str, parents: tuple[int | str, ...]) -> str:
+    import difflib
+
+    section: type[BaseModel] | None = Recipe
+    for part in parents:
+        if isinstance(part, int) or section is None:
+            continue
+        field = section.model_fields.get(part)
+        section = _section_of(field.annotation) if field else None
+    known = list(section.model_fields) if section else []
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"Did you mean '{close[0]}'?" if close else f"Known keys: {', '.join(known)}."
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    from typing import get_args
+
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((s for a in get_args(annotation) if (s := _section_of(a)) is not None), None)
+
+
+def make_format(spec: WeightedFormat) -> Format:
+    """The Format a recipe's entry names: its setting's fields (spec 2.4), changed by what the entry states."""
+    base = FORMATS[spec.setting] if spec.setting else Format()
+    from dataclasses import replace
+
+    return replace(base, **spec.overrides())
+
+
+# The paper's four settings. Only zs_opt draws the options' wording at random; fs_opt always uses the dash form with
+# text targets (spec 2.5).
+FORMATS: Mapping[str, Format] = {
+    "zs_opt": Format(shots=0, options="random"),
+    "zs_noopt": Format(shots=0, options="none"),
+    "fs_opt": Format(shots=5, options="list", exemplar_templates="mixed"),
+    "fs_noopt": Format(shots=3, options="none", exemplar_templates="single"),
+}

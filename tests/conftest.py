@@ -1,0 +1,26 @@
+"""Shared fixtures. The real data is found through FLANTUNE_DATA alone; tests that want it are skipped without it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real collections and benchmarks (laid out as docs/data.md says)."""
+    value = os.environ.get("FLANTUNE_DATA")
+    if not value or not Path(value).is_dir():
+        pytest.skip("FLANTUNE_DATA names no folder")
+    return Path(value).resolve()
+
+
+@pytest.fixture(scope="session")
+def spec_dir(data_dir: Path) -> Path:
+    """The recipe's tables and test vectors, which lie beside the data."""
+    folder = data_dir.parent / "spec" / "data"
+    if not folder.is_dir():
+        pytest.skip("no spec/data beside FLANTUNE_DATA")
+    return folder
