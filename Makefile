@@ -1,0 +1,38 @@
+# Every target does its own set-up. PYTHON names the interpreter to build .venv with (3.11 or newer).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Real collections, where they are; tests and benchmarks that want them are skipped without.
+FLANTUNE_DATA ?= $(wildcard ../shared/data)
+export FLANTUNE_DATA
+export TOKENIZERS_PARALLELISM ?= true
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test test-slow test-browser lint clean
+setup: $(STAMP)
+
+# torch first: on a machine without an NVIDIA driver its CPU build is asked for, which is a tenth of the size.
+$(STAMP): pyproject.toml constraints.txt scripts/setup.sh
+	PYTHON="$(PYTHON)" VENV="$(VENV)" bash scripts/setup.sh
+	touch $@
+
+demo: setup
+	$(BIN)/flantune demo
+
+test: setup
+	$(BIN)/python -m pytest -n 2
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+test-browser: setup
+	bash scripts/install_chromium.sh
+	$(BIN)/python -m pytest -m browser
+
+lint: setup
+	$(BIN)/ruff check src tests benchmarks scripts
+	$(BIN)/ruff format --check src tests benchmarks scripts
+	$(BIN)/mypy src/flantune
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

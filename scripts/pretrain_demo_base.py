@@ -1,0 +1,63 @@
+"""Make the embedded base model: prose from the world, pretraining, and the result in bfloat16 in the package.
+
+    python scripts/pretrain_demo_base.py [--threads N] [--runs DIR]
+
+Stopped at any moment, the same command goes on. Nothing of it is an instruction: see flantune/demo/prose.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSeq2SeqLM
+
+from flantune.cli.console import ProgressLine
+from flantune.demo.files import write_prose, write_world
+from flantune.models.atomic import atomic_folder
+from flantune.models.load import embedded_base
+from flantune.pipeline import base_model, open_run
+from flantune.recipe import load_recipe
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "demo-base.yaml"
+DOCUMENTS = 400_000
+KEPT = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads; all when not given")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--out", type=Path, default=embedded_base())
+    arguments = parser.parse_args()
+
+    world, prose = arguments.runs / "demo-world", arguments.runs / "demo-prose.txt"
+    overrides = {"runs": str(arguments.runs), "vars.world": str(world), "vars.prose": str(prose)}
+    if arguments.threads:
+        overrides["pretrain.threads"] = arguments.threads
+    recipe = load_recipe(RECIPE, overrides)
+    write_world(world)
+    if not prose.exists():
+        write_prose(prose, DOCUMENTS)
+    progress = ProgressLine()
+    base = Path(base_model(recipe, open_run(recipe), progress))
+    progress.close()
+    ship(base, arguments.out)
+
+
+def ship(base: Path, out: Path) -> None:
+    """The base as it lies in the package: bfloat16 weights and the tokenizer, nothing else."""
+    with atomic_folder(out) as temporary:
+        model = AutoModelForSeq2SeqLM.from_pretrained(base, dtype=torch.bfloat16, use_safetensors=True)
+        model.save_pretrained(temporary)
+        for name in KEPT:
+            if not (temporary / name).exists():
+                shutil.copy(base / name, temporary / name)
+    size = sum(p.stat().st_size for p in out.iterdir())
+    print(f"{out}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

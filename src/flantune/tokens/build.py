@@ -1,0 +1,147 @@
+"""Blocks of the stream to packed shards and a data card. Killed at any moment, it continues to the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from flantune.errors import DataError, StateError
+from flantune.recipe import TokensSpec
+from flantune.tokens.card import DataCard
+from flantune.tokens.encode import EncodedBatch
+from flantune.tokens.packing import pack_examples
+from flantune.tokens.shards import INDEX, ShardRecord, ShardWriter, check_shard, read_index, write_json
+
+CARD = "card.json"
+PROGRESS = "progress.json"
+MAX_EMPTY_BLOCKS = 16  # blocks in a row that give no example before the build gives up
+_MEND = "Delete the folder and build again."
+
+Blocks = Callable[[int], EncodedBatch]
+OnProgress = Callable[[int, int, int], None]  # rows written, rows wanted, examples in them
+
+
+def build_shards(
+    blocks: Blocks,
+    num_rows: int,
+    spec: TokensSpec,
+    folder: Path | str,
+    *,
+    one_sided: bool = False,
+    fingerprint: str = "",
+    asked_shares: Mapping[str, float] | None = None,
+    on_progress: OnProgress | None = None,
+) -> DataCard:
+    """Write exactly `num_rows` packed rows to `folder`; return the card, which is also `card.json` there.
+
+    `blocks(b)` gives block b of the stream and must be a function of b alone: after a kill the block under way is
+    computed again, and the rows of it that are on disk are skipped. `fingerprint` names what the rows are made from
+    (mixture and tokenizer); a folder begun with another one, or with other settings, is refused with StateError.
+    `asked_shares` (by task) go beside the shares got. A folder already whole returns its card at once.
+    """
+    folder = Path(folder)
+    stamp = _stamp(fingerprint, num_rows, spec, one_sided)
+    if (folder / INDEX).exists():
+        return _finished(folder, stamp)
+    card, writer, block, skip = _resume(folder, stamp, spec, one_sided)
+    examples, empty_blocks = card.total().examples, 0
+    while card.rows < num_rows:
+        encoded = blocks(block)
+        packed = pack_examples(encoded.examples, spec.inputs_len, spec.targets_len, spec.packing, one_sided=one_sided)
+        if skip > len(packed):
+            raise StateError(f"{folder}: block {block} gave {skip} rows before and gives {len(packed)} now. {_MEND}")
+        by_index = {e.index: e for e in encoded.examples}
+        formats = dict(zip(by_index, encoded.formats, strict=False))
+        if skip == 0:  # else they were counted before the interruption
+            card.add_dropped(encoded.dropped)
+        for at in range(skip, min(len(packed), skip + num_rows - card.rows)):
+            card.add_row(packed[at], by_index, formats)
+            examples += len(packed[at].indices)
+            if writer.append(packed[at]):
+                _write_progress(folder, stamp, writer, card, block, at + 1)
+        if on_progress:
+            on_progress(card.rows, num_rows, examples)
+        empty_blocks = 0 if packed else empty_blocks + 1
+        if empty_blocks == MAX_EMPTY_BLOCKS:
+            raise _nothing_left(encoded, block)
+        block, skip = block + 1, 0
+
+    if asked_shares is not None:
+        card = card.with_asked(asked_shares)
+    writer.flush()
+    write_json(folder / CARD, card.to_json())
+    writer.finish(inputs_len=spec.inputs_len, targets_len=spec.targets_len, one_sided=one_sided, fingerprint=stamp)
+    (folder / PROGRESS).unlink(missing_ok=True)
+    return card
+
+
+def read_card(folder: Path | str) -> DataCard:
+    path = Path(folder) / CARD
+    try:
+        return DataCard.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise StateError(f"{path}: cannot be read: {e!r}. {_MEND}") from e
+
+
+def _finished(folder: Path, stamp: str) -> DataCard:
+    index = read_index(folder)
+    if index.fingerprint != stamp:
+        raise StateError(f"{folder}: holds rows of another recipe, tokenizer or length. {_MEND}")
+    for shard in index.shards:
+        check_shard(folder, shard, digest=False)
+    (folder / PROGRESS).unlink(missing_ok=True)  # there only if the last run was killed between its last two steps
+    return read_card(folder)
+
+
+def _resume(folder: Path, stamp: str, spec: TokensSpec, one_sided: bool) -> tuple[DataCard, ShardWriter, int, int]:
+    """Card, writer, the block under way and how many of its rows are written."""
+    path = folder / PROGRESS
+    if not path.exists():
+        card = DataCard(inputs_len=spec.inputs_len, targets_len=spec.targets_len, one_sided=one_sided)
+        return card, ShardWriter(folder, spec.shard_rows), 0, 0
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if state["fingerprint"] != stamp:
+            raise StateError(f"{folder}: holds the beginning of another recipe's rows. {_MEND}")
+        done = [ShardRecord(**s) for s in state["shards"]]
+        card = DataCard.from_json(state["card"])
+        tasks, block, skip = state["tasks"], state["block"], state["skip"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise StateError(f"{path}: cannot be read: {e!r}. {_MEND}") from e
+    for shard in done:
+        check_shard(folder, shard, digest=True)
+    return card, ShardWriter(folder, spec.shard_rows, done=done, tasks=tasks), block, skip
+
+
+def _write_progress(folder: Path, stamp: str, writer: ShardWriter, card: DataCard, block: int, skip: int) -> None:
+    state = {
+        "fingerprint": stamp,
+        "block": block,
+        "skip": skip,
+        "shards": [asdict(s) for s in writer.shards],
+        "tasks": list(writer.tasks),
+        "card": card.to_json(),
+    }
+    write_json(folder / PROGRESS, state)
+
+
+def _stamp(fingerprint: str, num_rows: int, spec: TokensSpec, one_sided: bool) -> str:
+    """What the rows are made from and how, in 16 hex digits."""
+    key = json.dumps([fingerprint, num_rows, one_sided, spec.model_dump(mode="json")], sort_keys=True)
+    return hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
+
+
+def _nothing_left(encoded: EncodedBatch, block: int) -> DataError:
+    reasons = Counter(reason for _, reason in encoded.dropped)
+    told = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3)) or "the block was empty"
+    return DataError(
+        f"blocks {block - MAX_EMPTY_BLOCKS + 1} to {block} of the stream",
+        field="examples",
+        expected="at least one that can be packed",
+        got=told,
+        mend="Is tokens.inputs_len too small for this mixture's few-shot formats?",
+    )

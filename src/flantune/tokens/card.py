@@ -1,0 +1,170 @@
+"""The data card: what a build holds, counted as the rows are written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from flantune.types import Encoded, Packed
+
+
+@dataclass(slots=True, kw_only=True)
+class TaskCount:
+    """One task's part. Tokens include EOS; `*_cut` count examples that lost something, `*_lost` the tokens."""
+
+    mixture: str = ""
+    asked: float | None = None  # share of examples the mixture asked for
+    examples: int = 0
+    input_tokens: int = 0
+    target_tokens: int = 0
+    inputs_cut: int = 0
+    targets_cut: int = 0
+    input_tokens_lost: int = 0
+    target_tokens_lost: int = 0
+    exemplars_lost: int = 0
+    empty_targets: int = 0
+
+    def add(self, example: Encoded) -> None:
+        self.examples += 1
+        self.input_tokens += len(example.inputs)
+        self.target_tokens += len(example.targets)
+        self.inputs_cut += example.inputs_cut > 0
+        self.targets_cut += example.targets_cut > 0
+        self.input_tokens_lost += example.inputs_cut
+        self.target_tokens_lost += example.targets_cut
+        self.exemplars_lost += example.exemplars_cut
+        self.empty_targets += len(example.targets) <= 1
+
+
+_SUMMED = [f.name for f in fields(TaskCount) if f.name not in ("mixture", "asked")]
+
+
+@dataclass(slots=True, kw_only=True)
+class DataCard:
+    """Counts over the rows of one build; shares and fractions are computed from them in `to_json`.
+
+    Length histograms: {"64": 12} is twelve examples of 64 to 127 tokens.
+    """
+
+    inputs_len: int
+    targets_len: int
+    one_sided: bool = False
+    rows: int = 0
+    tasks: dict[str, TaskCount] = field(default_factory=dict)
+    templates: dict[str, int] = field(default_factory=dict)
+    formats: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)  # by reason
+    input_lengths: dict[str, int] = field(default_factory=dict)
+    target_lengths: dict[str, int] = field(default_factory=dict)
+
+    def add_row(self, row: Packed, examples: Mapping[int, Encoded], formats: Mapping[int, str] | None = None) -> None:
+        """Count a written row; `examples` (and `formats`) by stream index hold at least the row's."""
+        self.rows += 1
+        for index in row.indices.tolist():
+            example = examples[index]
+            task = self.tasks.setdefault(example.task, TaskCount(mixture=example.mixture))
+            task.add(example)
+            if example.template:
+                _count(self.templates, example.template)
+            if formats is not None and index in formats:
+                _count(self.formats, formats[index])
+            _count(self.input_lengths, length_bin(len(example.inputs)))
+            _count(self.target_lengths, length_bin(len(example.targets)))
+
+    def add_dropped(self, dropped: Iterable[tuple[int, str]]) -> None:
+        for _, reason in dropped:
+            _count(self.dropped, reason)
+
+    def with_asked(self, shares: Mapping[str, float]) -> DataCard:
+        """A copy with the share each task was asked for; a task that got no example is listed too, with none."""
+        card = deepcopy(self)
+        for name, share in shares.items():
+            card.tasks.setdefault(name, TaskCount()).asked = share
+        return card
+
+    def total(self) -> TaskCount:
+        return _sum(self.tasks.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """What was counted and what follows from it: totals, shares got, fill; None where nothing is to be divided."""
+        total = self.total()
+        mixtures: dict[str, list[TaskCount]] = {}
+        for count in self.tasks.values():
+            mixtures.setdefault(count.mixture, []).append(count)
+        return {
+            "rows": self.rows,
+            "inputs_len": self.inputs_len,
+            "targets_len": self.targets_len,
+            "one_sided": self.one_sided,
+            "total": _described(total, total),
+            "fill": self.fill(),
+            "dropped": _sorted(self.dropped),
+            "mixtures": {name: _described(_sum(mixtures[name]), total) for name in sorted(mixtures)},
+            "tasks": {name: _described(self.tasks[name], total) for name in sorted(self.tasks)},
+            "formats": _sorted(self.formats),
+            "templates": _sorted(self.templates),
+            "input_lengths": _sorted(self.input_lengths, key=int),
+            "target_lengths": _sorted(self.target_lengths, key=int),
+        }
+
+    def fill(self) -> dict[str, float | None]:
+        """Useful tokens over slots, per side; the rest is padding. A one-sided row has one side."""
+        total = self.total()
+        if self.one_sided:
+            slots = self.rows * (self.inputs_len + self.targets_len)
+            return {"row": _ratio(total.input_tokens + total.target_tokens, slots)}
+        return {
+            "inputs": _ratio(total.input_tokens, self.rows * self.inputs_len),
+            "targets": _ratio(total.target_tokens, self.rows * self.targets_len),
+        }
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> DataCard:
+        kept = ("mixture", "asked", *_SUMMED)
+        return cls(
+            inputs_len=raw["inputs_len"],
+            targets_len=raw["targets_len"],
+            one_sided=raw["one_sided"],
+            rows=raw["rows"],
+            tasks={name: TaskCount(**{k: count[k] for k in kept}) for name, count in raw["tasks"].items()},
+            **{k: dict(raw[k]) for k in ("templates", "formats", "dropped", "input_lengths", "target_lengths")},
+        )
+
+
+def length_bin(length: int) -> str:
+    """Lower edge of the power-of-two bin: 100 -> "64", 1 -> "1", 0 -> "0"."""
+    return str(1 << (length.bit_length() - 1)) if length else "0"
+
+
+def _count(counts: dict[str, int], key: str) -> None:
+    counts[key] = counts.get(key, 0) + 1
+
+
+def _sum(counts: Iterable[TaskCount]) -> TaskCount:
+    counts = list(counts)
+    sums: Counter[str] = Counter()
+    for count in counts:
+        sums.update({name: getattr(count, name) for name in _SUMMED})
+    mixtures = {c.mixture for c in counts}
+    asked = [c.asked for c in counts if c.asked is not None]
+    return TaskCount(mixture=mixtures.pop() if len(mixtures) == 1 else "", asked=sum(asked) if asked else None, **sums)
+
+
+def _described(count: TaskCount, total: TaskCount) -> dict[str, Any]:
+    return {
+        **asdict(count),
+        "got": _ratio(count.examples, total.examples),
+        "input_token_share": _ratio(count.input_tokens, total.input_tokens),
+        "target_token_share": _ratio(count.target_tokens, total.target_tokens),
+    }
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _sorted(counts: Mapping[str, int], key: Any = None) -> dict[str, int]:
+    return {name: counts[name] for name in sorted(counts, key=key)}
