@@ -128,6 +128,8 @@ class ModelSize(Section):
     heads: int = 4
     d_kv: int = 64
     d_ff: int = 512
+    decoder_layers: int | None = Field(None, description="of an encoder-decoder; `layers` when not given")
+    activation: Literal["gated-gelu", "relu"] = Field("gated-gelu", description="t5: 1.1's, or 1.0's")
     kv_heads: int | None = None
 
 
@@ -181,6 +183,8 @@ class PretrainSpec(TrainSpec):
     noise_density: float = Field(0.15, gt=0, lt=1, description="T5")
     mean_span: float = Field(3.0, ge=1, description="T5")
     prefix_share: float = Field(0.0, ge=0, le=1, description="examples split at a random place instead (S-denoiser)")
+    inputs_len: int | None = Field(None, gt=1, description="of a packed row; one window's when not given")
+    targets_len: int | None = Field(None, gt=1, description="of a packed row; one window's when not given")
     text: Literal["collections", "files"] = Field("collections", description="where the plain text comes from")
     files: tuple[str, ...] = Field((), description="UTF-8 text files, documents separated by a blank line")
 
@@ -192,12 +196,14 @@ class BenchmarkSpec(Section):
     shots: int | tuple[int, ...] | None = Field(None, description="the benchmark's own when not given")
     limit: int | None = Field(None, gt=0, description="items per task, the first ones in a seeded order")
     split: str | None = None
+    max_new_tokens: int | None = Field(None, gt=0, description="for held_out; 128 direct and 256 cot when not given")
 
 
 class EvalSpec(Section):
     benchmarks: tuple[BenchmarkSpec, ...] = ()
     batch_tokens: int = Field(16_384, gt=0, description="padded tokens per forward pass")
-    max_inputs: int | None = Field(None, description="tokens; the training length when not given")
+    max_inputs: int | None = Field(None, gt=1, description="tokens; the training length when not given")
+    precision: Literal["auto", "bf16", "fp32"] = "fp32"
 
 
 class Recipe(Section):

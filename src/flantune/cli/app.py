@@ -1,0 +1,161 @@
+"""The commands, joined in one place. Heavy imports wait until a command runs, so that --help is instant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import flantune
+from flantune.cli import evaluate, tasks
+from flantune.cli.console import ProgressLine, emit, guarded
+from flantune.cli.options import DataOpt, FreshOpt, JsonOpt, RecipeArg, RunsOpt, SetOpt, open_recipe
+
+app = typer.Typer(
+    name="flantune",
+    help="Instruction finetuning, from task collections to an evaluated model.\n\nStart with: flantune demo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(tasks.app, name="tasks", help="What is in a collection: list, show, preview, check.")
+evaluate.register(app)
+
+
+@app.callback()
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"flantune {flantune.__version__}")
+        raise typer.Exit()
+
+
+@app.command(epilog="Example: flantune run recipes/flan-small-real.yaml --data DIR")
+def run(
+    recipe: RecipeArg,
+    data: DataOpt = None,
+    runs: RunsOpt = None,
+    change: SetOpt = None,
+    fresh: FreshOpt = False,
+    json: JsonOpt = False,
+) -> None:
+    """Read, build, train, evaluate base and tuned, and write the report; what is done already is skipped."""
+    with guarded():
+        from flantune.pipeline import run as run_all
+
+        progress = ProgressLine()
+        result = run_all(open_recipe(recipe, data, change, runs), fresh=fresh, progress=progress)
+        progress.close()
+        emit(json, result.as_json(), text=result.as_text())
+
+
+@app.command(epilog="Example: flantune demo --runs /tmp/runs")
+def demo(
+    runs: RunsOpt = None,
+    change: SetOpt = None,
+    fresh: FreshOpt = False,
+    json: JsonOpt = False,
+) -> None:
+    """The whole pipeline on tasks the package makes itself, from a small base model it ships. Minutes on two cores."""
+    with guarded():
+        from flantune.cli.demo import demo_recipe
+        from flantune.pipeline import run as run_all
+
+        progress = ProgressLine()
+        result = run_all(demo_recipe(runs, change or []), fresh=fresh, progress=progress)
+        progress.close()
+        emit(json, result.as_json(), text=result.as_text())
+
+
+@app.command(epilog="Example: flantune build recipes/flan-small-real.yaml --data DIR")
+def build(
+    recipe: RecipeArg,
+    data: DataOpt = None,
+    runs: RunsOpt = None,
+    change: SetOpt = None,
+    fresh: FreshOpt = False,
+    json: JsonOpt = False,
+) -> None:
+    """Packed shards and their data card."""
+    with guarded():
+        from flantune.pipeline import build as build_data
+        from flantune.pipeline import open_run
+
+        chosen = open_recipe(recipe, data, change, runs)
+        folder = open_run(chosen, fresh=fresh)
+        progress = ProgressLine()
+        card = build_data(chosen, folder, progress)
+        progress.close()
+        described = card.to_json()
+        fill = ", ".join(f"{side} {value:.1%} full" for side, value in card.fill().items() if value is not None)
+        emit(json, described, text=f"{card.rows:,} packed rows in {folder.shards} ({fill}); card: {folder.shards}/card.json")
+
+
+@app.command(epilog="Example: flantune train recipes/flan-small-real.yaml --data DIR --set train.steps=100")
+def train(
+    recipe: RecipeArg,
+    data: DataOpt = None,
+    runs: RunsOpt = None,
+    change: SetOpt = None,
+    fresh: FreshOpt = False,
+    json: JsonOpt = False,
+) -> None:
+    """Finetune on the built shards (building and pretraining first where the recipe asks and it is not done)."""
+    with guarded():
+        from flantune.pipeline import build as build_data
+        from flantune.pipeline import finetune, open_run
+
+        chosen = open_recipe(recipe, data, change, runs)
+        folder = open_run(chosen, fresh=fresh)
+        progress = ProgressLine()
+        build_data(chosen, folder, progress)
+        report = finetune(chosen, folder, progress)
+        progress.close()
+        emit(json, {"model": str(folder.model), **report}, text=f"finished model: {folder.model}")
+
+
+@app.command(epilog="Example: flantune preview recipes/flan-small-real.yaml --data DIR --at 17")
+def preview(
+    recipe: RecipeArg,
+    at: Annotated[int, typer.Option("--at", min=0, help="Place in the training stream.")] = 0,
+    count: Annotated[int, typer.Option("--count", min=1, help="How many from there.")] = 1,
+    data: DataOpt = None,
+    runs: RunsOpt = None,
+    change: SetOpt = None,
+    json: JsonOpt = False,
+) -> None:
+    """Example N of the training stream in full, its text coloured by role."""
+    with guarded():
+        from flantune.cli.tasks import show_prompt
+        from flantune.pipeline import open_run, preview_prompts
+        from flantune.pipeline.data import sample
+
+        chosen = open_recipe(recipe, data, change, runs)
+        shown = []
+        for prompt in preview_prompts(chosen, open_run(chosen), range(at, at + count)):
+            shown.append(sample(prompt))
+            if not json:
+                show_prompt(prompt)
+        emit(json, {"prompts": shown})
+
+
+@app.command(epilog="Example: flantune report runs/demo")
+def report(
+    run_folder: Annotated[Path, typer.Argument(help="A run's folder.", show_default=False)],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the page.")] = None,
+    json: JsonOpt = False,
+) -> None:
+    """One self-contained HTML page about a run."""
+    with guarded():
+        from flantune.reports import write_report
+
+        path = write_report(run_folder, output or run_folder / "report.html")
+        emit(json, {"report": str(path)}, text=f"report: {path}")
+
+
+def main(argv: list[str] | None = None) -> Any:
+    """Run the command line; usage errors leave with 2."""
+    return app(args=argv, prog_name="flantune")

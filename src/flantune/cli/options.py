@@ -1,0 +1,46 @@
+"""Options that several commands take, and how they change a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from flantune.errors import RecipeError
+from flantune.recipe import Recipe, load_recipe
+
+RecipeArg = Annotated[Path, typer.Argument(help="The recipe file, YAML.", show_default=False)]
+DataOpt = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder of collections and benchmark files; the recipe's ${data}.", show_default=False),
+]
+SetOpt = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change one key of the recipe: --set train.steps=200. May be repeated."),
+]
+RunsOpt = Annotated[Path | None, typer.Option("--runs", help="Folder for run folders.", show_default=False)]
+JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+FreshOpt = Annotated[bool, typer.Option("--fresh", help="Throw away what the run's folder holds and begin anew.")]
+
+
+def open_recipe(path: Path, data: Path | None, changes: list[str] | None, runs: Path | None) -> Recipe:
+    overrides: dict[str, Any] = dict(parse_change(c) for c in changes or [])
+    if data is not None:
+        if not data.exists():
+            raise RecipeError(f"--data {data}: no such folder.")
+        overrides["vars.data"] = str(data)
+    if runs is not None:
+        overrides["runs"] = str(runs)
+    return load_recipe(path, overrides)
+
+
+def parse_change(change: str) -> tuple[str, Any]:
+    key, equals, value = change.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set {change}: expected KEY=VALUE, as in --set train.steps=200.")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as e:
+        raise RecipeError(f"--set {change}: the value is not YAML: {e}") from None

@@ -1,0 +1,253 @@
+"""`flantune tasks`: what a collection holds, and how its examples look when rendered."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flantune.cli.console import EXIT_FAILED, ProgressLine, emit, guarded, out
+from flantune.cli.options import JsonOpt
+from flantune.errors import RecipeError
+from flantune.recipe import FORMATS, CollectionSpec
+
+if TYPE_CHECKING:
+    from flantune.sources import TaskRows
+    from flantune.tasks import CheckReport
+    from flantune.types import Example, Prompt, Task
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+PathArg = Annotated[
+    list[Path] | None, typer.Argument(help="Files or folders of examples; with none, --data.", show_default=False)
+]
+DataOpt = Annotated[
+    Path | None,
+    typer.Option("--data", help="A data folder; its niv2, niv2_early, t0, muffin, cot and cot_raw are read."),
+]
+ReaderOpt = Annotated[str, typer.Option("--reader", help="How to read: niv2, flan_cot, p3, … or auto.")]
+LimitOpt = Annotated[float, typer.Option("--max-rejected", min=0, max=1, help="Share of bad rows allowed in a file.")]
+
+SHOWN_FILES = 12  # skipped files named in a check's text; --json and --rejected have all
+
+TRAINING_FOLDERS = ("niv2", "niv2_early", "t0", "muffin", "cot", "cot_raw")
+
+
+def collection_specs(paths: list[Path] | None, data: Path | None, reader: str) -> list[CollectionSpec]:
+    """What the command reads: the paths named, or the training folders of a data folder."""
+    chosen = list(paths or [])
+    if data is not None:
+        found = [data / name for name in TRAINING_FOLDERS if (data / name).is_dir()]
+        if not found:
+            raise RecipeError(f"--data {data}: holds none of {', '.join(TRAINING_FOLDERS)}. Name the files as arguments.")
+        chosen += found
+    if not chosen:
+        raise RecipeError("nothing to read: name files or folders, or give --data DIR.")
+    for path in chosen:
+        if not path.exists():
+            raise RecipeError(f"{path}: no such file or folder.")
+    return [CollectionSpec(path=str(p), reader=reader) for p in chosen]
+
+
+@app.command(epilog="Example: flantune tasks check my_tasks/ --json")
+def check(
+    paths: PathArg = None,
+    data: DataOpt = None,
+    reader: ReaderOpt = "auto",
+    max_rejected: LimitOpt = 0.01,
+    rejected: Annotated[Path | None, typer.Option("--rejected", help="Write the rows set aside here, JSON lines.")] = None,
+    json: JsonOpt = False,
+) -> None:
+    """Read everything and count: files, tasks, examples, rows set aside and why."""
+    with guarded():
+        from flantune.tasks import check_collections
+
+        progress = ProgressLine()
+        counted: list[str] = []
+        report = check_collections(
+            collection_specs(paths, data, reader),
+            max_rejected,
+            rejected_path=rejected,
+            on_file=lambda line: counted.append(line.path) or progress("files", len(counted), 0),
+        )
+        progress.close()
+        emit(json, check_json(report), text=check_text(report, rejected))
+        if report.problems:
+            raise SystemExit(EXIT_FAILED)
+
+
+def check_json(report: CheckReport) -> dict[str, object]:
+    return {
+        "files": report.files,
+        "tasks": report.tasks,
+        "examples": report.examples,
+        "rejected": report.rejected,
+        "reasons": report.reasons,
+        "problems": [{"file": line.path, "status": line.status, "problem": line.problem} for line in report.problems],
+    }
+
+
+def check_text(report: CheckReport, rejected: Path | None) -> str:
+    lines = [
+        f"{report.files:,} files, {report.tasks:,} tasks, {report.examples:,} examples, {report.rejected:,} rows set aside"
+    ]
+    lines += [f"  {count:,}: {reason}" for reason, count in report.reasons.items()]
+    skipped = [line for line in report.lines if line.status == "skipped"]
+    lines += [f"  skipped {line.path}: {line.problem}" for line in skipped[:SHOWN_FILES]]
+    if len(skipped) > SHOWN_FILES:
+        lines.append(f"  … and {len(skipped) - SHOWN_FILES} more files skipped")
+    lines += [f"  {line.status}: {line.path}: {line.problem}" for line in report.problems]
+    if rejected is not None:
+        lines.append(f"rows set aside: {rejected}")
+    return "\n".join(lines)
+
+
+@app.command("list", epilog="Example: flantune tasks list --data DIR")
+def list_tasks(
+    paths: PathArg = None,
+    data: DataOpt = None,
+    pattern: Annotated[str, typer.Option("--match", help="Only names that match this glob.")] = "*",
+    reader: ReaderOpt = "auto",
+    max_rejected: LimitOpt = 0.01,
+    json: JsonOpt = False,
+) -> None:
+    """Every task with its mixture, category, language and number of examples."""
+    with guarded():
+        rows = []
+        progress = ProgressLine()
+        for part in _read(collection_specs(paths, data, reader), max_rejected):
+            count = sum(1 for _ in part.examples)
+            progress("tasks", len(rows), 0)
+            if fnmatchcase(part.task.name, pattern):
+                rows.append({**_described(part.task), "examples": count})
+        progress.close()
+        width = max((len(str(r["name"])) for r in rows), default=4)
+        lines = [f"{r['name']:<{width}}  {r['mixture']:<7} {r['language']:<3} {r['examples']:>9,}  {r['category']}" for r in rows]
+        emit(json, {"tasks": rows}, text="\n".join([*lines, f"{len(rows)} tasks"]))
+
+
+@app.command(epilog="Example: flantune tasks show cot/gsm8k --data DIR")
+def show(
+    name: Annotated[str, typer.Argument(help="The task's name.")],
+    paths: PathArg = None,
+    data: DataOpt = None,
+    reader: ReaderOpt = "auto",
+    max_rejected: LimitOpt = 0.01,
+    json: JsonOpt = False,
+) -> None:
+    """One task: what the source says of it, its wordings and its first example."""
+    with guarded():
+        from flantune.templates import templates_for
+
+        task, examples = find_task(name, collection_specs(paths, data, reader), max_rejected)
+        described = _described(task)
+        described |= {"examples": len(examples), "definition": task.definition, "path": task.path}
+        templates = templates_for(task)
+        described["templates"] = [t.name for t in templates]
+        described["first"] = {"fields": dict(examples[0].fields), "targets": list(examples[0].targets)}
+        text = "\n".join(f"{k}: {v}" for k, v in described.items() if k != "templates")
+        wordings = "\n".join(f"  {t.name}: {t.inputs!r} -> {t.targets!r}" for t in templates)
+        emit(json, described, text=f"{text}\ntemplates:\n{wordings}")
+
+
+@app.command(epilog="Example: flantune tasks preview cot/gsm8k --data DIR --format fs_opt --seed 3")
+def preview(
+    name: Annotated[str, typer.Argument(help="The task's name.")],
+    paths: PathArg = None,
+    data: DataOpt = None,
+    format_name: Annotated[
+        str, typer.Option("--format", help="zs_opt, zs_noopt, fs_opt, fs_noopt.")
+    ] = "zs_opt",
+    shots: Annotated[int | None, typer.Option("--shots", min=0, help="Exemplars, in place of the format's.")] = None,
+    rationale: Annotated[str | None, typer.Option("--rationale", help="with, without or auto.")] = None,
+    instruction: Annotated[bool, typer.Option(help="--no-instruction: exemplars only.")] = True,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    count: Annotated[int, typer.Option("--count", min=1)] = 3,
+    reader: ReaderOpt = "auto",
+    max_rejected: LimitOpt = 0.01,
+    json: JsonOpt = False,
+) -> None:
+    """Examples of a task as a model would see them, coloured by role."""
+    with guarded():
+        from flantune.formats import render, select_templates
+        from flantune.pipeline.data import sample
+        from flantune.templates import templates_for
+
+        if format_name not in FORMATS:
+            raise RecipeError(f"--format {format_name}: expected one of {', '.join(FORMATS)}.")
+        changes: dict[str, object] = {"instruction": instruction}
+        if shots is not None:
+            changes["shots"] = shots
+        if rationale is not None:
+            if rationale not in ("with", "without", "auto"):
+                raise RecipeError(f"--rationale {rationale}: expected with, without or auto.")
+            changes["rationale"] = rationale
+        fmt = replace(FORMATS[format_name], **changes)  # type: ignore[arg-type]
+        task, examples = find_task(name, collection_specs(paths, data, reader), max_rejected)
+        shown = []
+        for k in range(count):
+            rng = random.Random(f"{seed}:preview:{k}")
+            query = rng.choice(examples)
+            wordings = select_templates(templates_for(task), task, query, fmt)
+            template = rng.choice(wordings)
+            others = [e for e in examples if e.fields != query.fields]
+            exemplars = [(e, template) for e in rng.sample(others, min(fmt.shots, len(others)))]
+            prompt = render(task, query, template, fmt, exemplars, rng=rng)
+            shown.append(sample(prompt))
+            if not json:
+                show_prompt(prompt)
+        emit(json, {"prompts": shown})
+
+
+def show_prompt(prompt: Prompt) -> None:
+    from flantune.formats.preview import as_plain_text, as_rich_text
+
+    if out.is_terminal:
+        out.print(as_rich_text(prompt))
+    else:
+        out.print(as_plain_text(prompt), markup=False)
+
+
+def find_task(name: str, specs: list[CollectionSpec], max_rejected: float) -> tuple[Task, list[Example]]:
+    import difflib
+
+    names = []
+    for part in _read(specs, max_rejected):
+        if part.task.name == name:
+            examples = list(part.examples)
+            if not examples:
+                raise RecipeError(f"task '{name}': has no usable example; see flantune tasks check {part.task.path}.")
+            return part.task, examples
+        for _ in part.examples:
+            break
+        names.append(part.task.name)
+    close = difflib.get_close_matches(name, names, n=3)
+    hint = f" Near names: {', '.join(close)}." if close else " flantune tasks list shows the names."
+    raise RecipeError(f"no task '{name}' among {len(names)}.{hint}")
+
+
+def _read(specs: list[CollectionSpec], max_rejected: float) -> Iterator[TaskRows]:
+    from flantune.sources import Rejects, read_collection
+
+    rejects = Rejects()
+    for spec in specs:
+        yield from read_collection(spec, rejects, max_rejected)
+
+
+def _described(task: Task) -> dict[str, object]:
+    return {
+        "name": task.name,
+        "mixture": task.mixture,
+        "dataset": task.dataset,
+        "category": task.category,
+        "language": task.language,
+        "metric": task.metric,
+        "has_rationale": task.has_rationale,
+        "has_options": task.has_options,
+        "licence": task.licence,
+    }

@@ -1,0 +1,139 @@
+"""Ask the base and the tuned model the same questions, compare pair by pair."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flantune.errors import RecipeError, StateError
+from flantune.evals import Setting, benchmark_named, compare, run_evaluation, settings_of, write_comparison
+from flantune.evals.collection import Tasks
+from flantune.inference import Engine
+from flantune.models.family import family_of
+from flantune.models.load import embedded_base, load_model
+from flantune.pipeline.data import Data, Progress, quiet
+from flantune.pipeline.folder import RunFolder
+from flantune.recipe import DEMO, BenchmarkSpec, EvalSpec, Recipe
+from flantune.tasks import ExampleStore
+from flantune.tokens.tokenizer import load_tokenizer
+from flantune.train.precision import best_device, choose_precision
+
+HELD_OUT = "held_out"
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the models a run evaluates."""
+
+    name: str  # "base", "tuned"
+    model: str  # folder or hub id
+
+
+def evaluate_run(
+    recipe: Recipe, folder: RunFolder, data: Data, sides: Sequence[Side], progress: Progress = quiet
+) -> dict[str, Any]:
+    """Every benchmark of the recipe on every side; with two sides, compare.json too. Summaries by side."""
+    if not recipe.eval.benchmarks:
+        return {}
+    settings = run_settings(recipe, data)
+    summaries = {}
+    for side in sides:
+        engine, fingerprint = open_engine(side.model, recipe.eval, recipe.tokens.inputs_len, recipe.model.tokenizer.path)
+        summaries[side.name] = run_evaluation(
+            engine,
+            settings,
+            folder.evals / side.name,
+            model=fingerprint,
+            on_progress=lambda done, total, name=side.name: progress(f"eval {name}", done, total),
+        )
+    if len(sides) == 2:
+        first, second = (folder.evals / s.name / "items.parquet" for s in sides)
+        write_comparison(compare(first, second), folder.comparison)
+    return summaries
+
+
+def run_settings(recipe: Recipe, data: Data) -> list[Setting]:
+    """The recipe's benchmarks; `held_out` is its own held-out tasks."""
+    settings: list[Setting] = []
+    for spec in recipe.eval.benchmarks:
+        if spec.name == HELD_OUT:
+            if not data.split.held_out:
+                raise RecipeError("eval.benchmarks: 'held_out' needs held-out tasks; state them under 'held_out'.")
+            settings += _task_settings(spec, data.store, data.split.held_out, recipe.seed)
+        else:
+            settings += file_settings(spec, recipe.vars.get("data"), recipe.seed)
+    return settings
+
+
+def file_settings(spec: BenchmarkSpec, data: str | None, seed: int) -> list[Setting]:
+    benchmark = benchmark_named(spec.name)
+    if spec.path is None and data is None:
+        raise RecipeError(f"benchmark {spec.name}: no files named. Give its 'path', or --data DIR.")
+    path = Path(spec.path) if spec.path else Path(str(data)) / benchmark.folder
+    if not path.exists():
+        raise RecipeError(f"benchmark {spec.name}: {path}: no such file or folder.")
+    return settings_of(spec, benchmark, path, seed)
+
+
+def _task_settings(spec: BenchmarkSpec, store: ExampleStore, tasks: tuple[str, ...], seed: int) -> list[Setting]:
+    lengths = {"direct": spec.max_new_tokens or 128, "cot": spec.max_new_tokens or 256}
+    benchmark = Tasks(store, tasks, name=HELD_OUT, max_new_tokens=lengths)
+    with_rationale = any(store.tasks[t].has_rationale for t in tasks)
+    if not spec.modes:
+        modes = ("direct", "cot") if with_rationale else ("direct",)
+        spec = spec.model_copy(update={"modes": modes})
+    return settings_of(spec, benchmark, Path(), seed)
+
+
+def open_engine(model: str, spec: EvalSpec, inputs_len: int, tokenizer: str | None = None) -> tuple[Engine, str]:
+    """The model ready to be asked, and a fingerprint of its weights and tokenizer."""
+    where = str(embedded_base()) if model == DEMO else model
+    words = load_tokenizer(tokenizer or where)
+    loaded = load_model(where, dropout=0.0, vocab_size=words.vocab_size).to(best_device())
+    family = family_of(loaded)
+    engine = Engine(
+        loaded,
+        words,
+        "causal" if family.one_sided else "encoder-decoder",
+        max_inputs=spec.max_inputs or inputs_len,
+        batch_tokens=spec.batch_tokens,
+        precision=choose_precision(spec.precision, best_device()),
+    )
+    return engine, model_fingerprint(where, words.fingerprint)
+
+
+def model_fingerprint(model: str, tokenizer: str) -> str:
+    """Of the weights' bytes for a local folder; a hub id stands for itself."""
+    digest = hashlib.blake2b(tokenizer.encode(), digest_size=8)
+    folder = Path(model)
+    if not folder.is_dir():
+        digest.update(model.encode())
+        return digest.hexdigest()
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise StateError(f"{folder}: holds no *.safetensors weights.")
+    for path in weights:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return digest.hexdigest()
+
+
+def as_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """A summary's entries without their per-task tables, for a terminal or --json."""
+    kept = ("benchmark", "mode", "shots", "score", "interval", "items", "extraction_rate", "truncated", "shots_dropped")
+    return [{k: entry[k] for k in kept} for entry in summary.get("results", [])]
+
+
+def comparison_rows(path: Path) -> list[dict[str, Any]]:
+    """The whole-setting rows of compare.json."""
+    import orjson
+
+    if not path.exists():
+        return []
+    return [r for r in orjson.loads(path.read_bytes())["rows"] if r["task"] is None]
+
+
+__all__ = ["Side", "as_rows", "comparison_rows", "evaluate_run", "file_settings", "open_engine", "run_settings"]
