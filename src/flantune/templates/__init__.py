@@ -1,0 +1,28 @@
+"""Wording as data: template sets in wording/*.yaml, and which of them a task is worded with."""
+
+from flantune.templates.patterns import fill, fill_text, has_words, parse_pattern, slots, without_words
+from flantune.templates.sets import (
+    TemplateSet,
+    check_templates,
+    labelled_templates,
+    needed_slots,
+    set_names,
+    template_set,
+    templates_for,
+)
+
+__all__ = [
+    "TemplateSet",
+    "check_templates",
+    "fill",
+    "fill_text",
+    "has_words",
+    "labelled_templates",
+    "needed_slots",
+    "parse_pattern",
+    "set_names",
+    "slots",
+    "template_set",
+    "templates_for",
+    "without_words",
+]

@@ -1,0 +1,242 @@
+"""What was asked and answered, on disk: one Parquet row per item, complete enough to score it again without a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flantune.errors import RecipeError, StateError
+from flantune.evals.benchmark import Benchmark, Fits, Posed
+from flantune.recipe import BenchmarkSpec
+from flantune.types import Item, Result
+
+MISSING = "no output"  # the reason of a result whose item nobody answered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A benchmark asked in one way. `shots` None: the benchmark's own number for the mode."""
+
+    benchmark: Benchmark
+    path: Path
+    mode: str
+    shots: int | None = None
+    split: str | None = None
+    limit: int | None = None  # items per task
+    seed: int = 0
+
+    @property
+    def asked_shots(self) -> int:
+        return self.benchmark.default_shots[self.mode] if self.shots is None else self.shots
+
+    @property
+    def key(self) -> str:
+        """ "mmlu/direct/5-shot": one entry of the summary."""
+        return f"{self.benchmark.name}/{self.mode}/{self.asked_shots}-shot"
+
+    def pose(self, fits: Fits) -> list[Posed]:
+        posed = list(
+            self.benchmark.items(
+                self.path,
+                self.mode,
+                shots=self.shots,
+                split=self.split,
+                limit=self.limit,
+                seed=self.seed,
+                fits=fits,
+            )
+        )
+        if not posed:
+            raise RecipeError(f"{self.key}: no items in {self.path}.")
+        ids = {p.item.id for p in posed}
+        if len(ids) < len(posed):
+            raise ValueError(f"{self.key}: {len(posed) - len(ids)} item ids repeat")  # a fault of the benchmark's code
+        return posed
+
+
+def settings_of(spec: BenchmarkSpec, benchmark: Benchmark, path: Path, seed: int) -> list[Setting]:
+    """Every mode and number of shots a recipe's entry asks for; without modes, all the benchmark has."""
+    shots: Sequence[int | None] = spec.shots if isinstance(spec.shots, tuple) else (spec.shots,)
+    for mode in spec.modes:
+        if mode not in benchmark.modes:
+            raise RecipeError(f"benchmark {spec.name}: no mode '{mode}'; it has {', '.join(benchmark.modes)}.")
+    return [
+        Setting(benchmark=benchmark, path=path, mode=m, shots=n, split=spec.split, limit=spec.limit, seed=seed)
+        for m in spec.modes or benchmark.modes
+        for n in shots
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One row of items.parquet."""
+
+    setting: str  # Setting.key
+    asked_shots: int
+    shots_dropped: int
+    sampled_tasks: bool
+    result: Result
+
+
+def judge(
+    setting: Setting,
+    posed: Posed,
+    output: str,
+    option_scores: tuple[float, ...] | None = None,
+    truncated: bool = False,
+) -> Answered:
+    """Extract and score one output. For scored items `output` is the best option, the first of equal ones."""
+    extraction = setting.benchmark.extract(posed.item, output)
+    score = setting.benchmark.score(posed.item, extraction)
+    reason = (
+        "" if extraction.answer is not None else ("empty output" if not output.strip() else "no answer found in it")
+    )
+    rule = "highest log-probability" if option_scores is not None and extraction.answer is not None else extraction.rule
+    result = Result(
+        item=posed.item,
+        output=output,
+        extracted=extraction.answer,
+        score=score,
+        rule=rule,
+        reason=reason,
+        option_scores=option_scores,
+        truncated=truncated,
+    )
+    return answered(setting, posed, result)
+
+
+def unanswered(setting: Setting, posed: Posed) -> Answered:
+    return answered(setting, posed, Result(item=posed.item, output="", extracted=None, score=None, reason=MISSING))
+
+
+def answered(setting: Setting, posed: Posed, result: Result) -> Answered:
+    return Answered(setting.key, setting.asked_shots, posed.shots_dropped, setting.benchmark.sampled_tasks, result)
+
+
+_SCHEMA = pa.schema(
+    [
+        ("setting", pa.string()),
+        ("benchmark", pa.string()),
+        ("mode", pa.string()),
+        ("task", pa.string()),
+        ("id", pa.string()),
+        ("prompt", pa.string()),
+        ("references", pa.list_(pa.string())),
+        ("options", pa.list_(pa.string())),
+        ("max_new_tokens", pa.int32()),
+        ("stop", pa.list_(pa.string())),
+        ("metric", pa.string()),
+        ("asked_shots", pa.int32()),
+        ("shots", pa.int32()),
+        ("shots_dropped", pa.int32()),
+        ("sampled_tasks", pa.bool_()),
+        ("output", pa.string()),
+        ("option_scores", pa.list_(pa.float64())),
+        ("truncated", pa.bool_()),
+        ("extracted", pa.string()),
+        ("rule", pa.string()),
+        ("score", pa.float64()),  # null where nothing could be read
+        ("reason", pa.string()),
+    ]
+)
+
+
+def write_items(path: Path, rows: Iterable[Answered]) -> None:
+    """items.parquet, whole or not at all."""
+    records = [_record(row) for row in rows]
+    table = pa.Table.from_pylist(records, schema=_SCHEMA)
+    write_atomically(path, lambda target: pq.write_table(table, target))
+
+
+def read_items(path: Path) -> list[Answered]:
+    """Rows of an items.parquet, in their order. Raises StateError where it is none."""
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such file. An evaluation writes it when all its items are done.") from None
+    except (OSError, pa.ArrowException) as e:
+        raise StateError(f"{path}: not a readable items.parquet: {e}") from None
+    lacking = [name for name in _SCHEMA.names if name not in table.column_names]
+    if lacking:
+        raise StateError(f"{path}: not an items.parquet of this version: no column {', '.join(lacking)}.")
+    return [_answered(record) for record in table.to_pylist()]
+
+
+def _record(row: Answered) -> dict[str, Any]:
+    result, item = row.result, row.result.item
+    return {
+        "setting": row.setting,
+        "benchmark": item.benchmark,
+        "mode": item.mode,
+        "task": item.task,
+        "id": item.id,
+        "prompt": item.prompt,
+        "references": list(item.references),
+        "options": None if item.options is None else list(item.options),
+        "max_new_tokens": item.max_new_tokens,
+        "stop": list(item.stop),
+        "metric": item.metric,
+        "asked_shots": row.asked_shots,
+        "shots": item.shots,
+        "shots_dropped": row.shots_dropped,
+        "sampled_tasks": row.sampled_tasks,
+        "output": result.output,
+        "option_scores": None if result.option_scores is None else list(result.option_scores),
+        "truncated": result.truncated,
+        "extracted": result.extracted,
+        "rule": result.rule,
+        "score": result.score,
+        "reason": result.reason,
+    }
+
+
+def _answered(record: dict[str, Any]) -> Answered:
+    item = Item(
+        benchmark=record["benchmark"],
+        mode=record["mode"],
+        task=record["task"],
+        id=record["id"],
+        prompt=record["prompt"],
+        references=tuple(record["references"]),
+        options=None if record["options"] is None else tuple(record["options"]),
+        max_new_tokens=record["max_new_tokens"],
+        stop=tuple(record["stop"]),
+        metric=record["metric"],
+        shots=record["shots"],
+    )
+    result = Result(
+        item=item,
+        output=record["output"],
+        extracted=record["extracted"],
+        score=record["score"],
+        rule=record["rule"],
+        reason=record["reason"],
+        option_scores=None if record["option_scores"] is None else tuple(record["option_scores"]),
+        truncated=record["truncated"],
+    )
+    return Answered(record["setting"], record["asked_shots"], record["shots_dropped"], record["sampled_tasks"], result)
+
+
+def write_json(path: Path, content: Any) -> None:
+    data = orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n"
+    write_atomically(path, lambda target: target.write_bytes(data))
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Through a file beside it, flushed to disk and renamed: a reader meets the old content or the new, never half."""
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        write(beside)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as e:
+        beside.unlink(missing_ok=True)
+        raise StateError(f"{path}: cannot be written: {e.strerror or e}.") from e

@@ -1,0 +1,107 @@
+"""Item results into the figures of summary.json: one entry per benchmark, mode and number of shots.
+
+Two scores stand side by side: `score` is strict, an output in which no answer could be read counts 0 in it;
+`score_parsed` is over the read ones alone. Both are means over tasks of the tasks' means, in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flantune.evals.normalised import normalised_mean
+from flantune.evals.results import MISSING, Answered, Setting
+from flantune.evals.statistics import estimate_mean
+
+SCORE_RULE = "strict: an output without a readable answer counts 0; score_parsed leaves it out"
+
+
+def summarise(settings: Sequence[Setting], rows: Sequence[Answered]) -> list[dict[str, Any]]:
+    by_setting: dict[str, list[Answered]] = defaultdict(list)
+    for row in rows:
+        by_setting[row.setting].append(row)
+    return [
+        {
+            "setting": s.key,
+            "benchmark": s.benchmark.name,
+            "mode": s.mode,
+            "shots": s.asked_shots,
+            "split": s.split or s.benchmark.default_split,
+            "limit": s.limit,
+            "seed": s.seed,
+            **summarise_rows(by_setting[s.key]),
+        }
+        for s in settings
+    ]
+
+
+def summarise_rows(rows: Sequence[Answered]) -> dict[str, Any]:
+    """The figures of one setting. Scores are None where no item was answered."""
+    given = [row for row in rows if row.result.reason != MISSING]
+    by_task: dict[str, list[Answered]] = defaultdict(list)
+    for row in given:
+        by_task[row.result.item.task].append(row)
+    sampled = any(row.sampled_tasks for row in rows)
+    key = rows[0].setting if rows else ""
+    tasks = {task: _figures({task: own}, f"{key}/{task}") | _kind(own) for task, own in sorted(by_task.items())}
+    entry = _figures(by_task, key, sampled) | {
+        "score_rule": SCORE_RULE,
+        "score_micro": _mean([strict(row) for row in given]),
+        "normalised": _normalised(given, tasks),
+        "missing": len(rows) - len(given),
+        "rules": dict(sorted(Counter(row.result.rule for row in given).items())),
+    }
+    metrics = {row.result.item.metric for row in given}
+    if len(metrics) > 1:
+        entry["by_metric"] = {m: _by_metric(m, by_task, key, sampled) for m in sorted(metrics)}
+    return entry | {"tasks": tasks}
+
+
+def strict(row: Answered) -> float:
+    return 0.0 if row.result.score is None else row.result.score
+
+
+def _figures(by_task: Mapping[str, Sequence[Answered]], key: str, sampled: bool = False) -> dict[str, Any]:
+    rows = [row for own in by_task.values() for row in own]
+    read = {task: [r.result.score for r in own if r.result.score is not None] for task, own in by_task.items()}
+    means = [m for own in read.values() if (m := _mean(own)) is not None]
+    extracted = sum(row.result.extracted is not None for row in rows)
+    figures: dict[str, Any] = {"score": None, "interval": None, "interval_method": None}
+    if rows:
+        scores = {task: [strict(r) for r in own] for task, own in by_task.items()}
+        estimate = estimate_mean(scores, "summary", key, sampled_tasks=sampled)
+        figures = {
+            "score": estimate.mean,
+            "interval": [estimate.low, estimate.high],
+            "interval_method": estimate.method,
+        }
+    return figures | {
+        "score_parsed": _mean(means),
+        "items": len(rows),
+        "extracted": extracted,
+        "extraction_rate": extracted / len(rows) if rows else None,
+        "truncated": sum(row.result.truncated for row in rows),
+        "shots_dropped": sum(row.shots_dropped for row in rows),
+        "items_with_shots_dropped": sum(row.shots_dropped > 0 for row in rows),
+    }
+
+
+def _kind(own: Sequence[Answered]) -> dict[str, Any]:
+    return {"metric": own[0].result.item.metric}
+
+
+def _by_metric(metric: str, by_task: Mapping[str, Sequence[Answered]], key: str, sampled: bool) -> dict[str, Any]:
+    own = {task: rows for task, rows in by_task.items() if rows[0].result.item.metric == metric}
+    return _figures(own, f"{key}/{metric}", sampled) | {"num_tasks": len(own)}
+
+
+def _normalised(given: Sequence[Answered], tasks: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Percent above chance (spec 6.7); None for benchmarks without stated lower bounds."""
+    if not given:
+        return None
+    return normalised_mean(given[0].result.item.benchmark, {t: 100 * f["score"] for t, f in tasks.items()})
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,280 @@
+"""The mixture: example number i of the stream, computed from (recipe, seed, i) alone.
+
+    index -> place in its block, shuffled -> leaf (part and task) -> occurrence number -> row, format
+                                                                     key -> template, exemplars, target, option style
+
+Nothing is carried from one example to the next, so the stream is the same for any number of readers and at any place.
+Every choice is keyed by names: a task that is added changes where the others stand, never the order of their rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import Protocol
+
+from flantune.errors import RecipeError, TemplateError
+from flantune.formats import applies, render, select_templates
+from flantune.mixtures.sequence import choose, distinct_choices, keyed_word
+from flantune.mixtures.stream import BLOCK, Block, Stream
+from flantune.mixtures.weights import Leaf, find_leaves
+from flantune.recipe import MixtureSpec
+from flantune.types import Example, Format, Prompt, Task, Template
+
+VERSION = 1  # of the stream: raised when equal recipes would give another one
+MAX_EXEMPLAR_TRIES = 64  # rows looked at for one prompt's exemplars before it makes do with fewer
+
+# What a draw's key is used for; each use has random words of its own.
+_TEMPLATE, _COUNT, _FIRST_TEMPLATE, _TARGET, _STYLE, _REPLACEMENT, _ROWS = range(7)
+
+Exemplars = tuple[tuple[int, Template], ...]
+
+
+class Store(Protocol):
+    """Where the rows are; flantune.tasks.ExampleStore is one."""
+
+    def example(self, task: str, row: int) -> Example: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """What stands at one place of the stream. Made without reading a row.
+
+    `template` and `exemplars` hold for rows that fill every field; a row with blanks, or one that repeats the query,
+    gets the key's next choice when the prompt is made, and the Prompt says which.
+    """
+
+    index: int
+    mixture: str
+    part: str  # path of the part that named the task
+    task: str
+    row: int
+    occurrence: int  # how often the task stood before; // its size is the epoch
+    format: Format
+    template: Template
+    exemplars: Exemplars = ()  # (row, template) in order; stored demonstrations count from -1 down
+    key: int  # 64 bits; names every random choice that is left
+
+
+class Mixture:
+    """The stream of one recipe and seed.
+
+    `tasks` and `sizes` (examples) are what may be drawn; `held_out` names what must not be, even where `tasks` has it.
+    `templates` gives a task's wording. Raises RecipeError where nothing, or a part of nothing, is left to draw.
+    """
+
+    def __init__(
+        self,
+        spec: MixtureSpec,
+        seed: int,
+        tasks: Mapping[str, Task],
+        sizes: Mapping[str, int],
+        templates: Callable[[Task], tuple[Template, ...]],
+        *,
+        held_out: Collection[str] = (),
+    ) -> None:
+        self.seed = seed
+        self._tasks = tasks
+        self._templates: dict[str, tuple[Template, ...]] = {}
+        self._candidates: dict[tuple[str, Format], tuple[Template, ...]] = {}
+
+        def worded(task: Task, format: Format) -> bool:
+            if task.name not in self._templates:
+                self._templates[task.name] = templates(task)
+            kinds = {t.kind for t in self._templates[task.name]}
+            return bool(kinds & _kinds(format))
+
+        found = find_leaves(spec, tasks, sizes, held_out=held_out, template_kinds=worded)
+        self.leaves, self.left_out = found.leaves, found.left_out
+        self.sizes = {leaf.task: sizes[leaf.task] for leaf in self.leaves}
+        self._stream = Stream(self.leaves, self.sizes, seed)
+
+    def draw(self, index: int) -> Draw:
+        """Example number `index`, from 0, of a stream without end."""
+        if index < 0:
+            raise RecipeError(f"index {index}: the stream begins at 0.")
+        block, place = divmod(index, BLOCK)
+        return self._draw(self._stream.block(block), place)
+
+    def draws(self, start: int, stop: int) -> Iterator[Draw]:
+        """`draw(i)` for start <= i < stop; in order costs least."""
+        if start < 0:
+            raise RecipeError(f"index {start}: the stream begins at 0.")
+        for number in range(start // BLOCK, -(-stop // BLOCK)):
+            block = self._stream.block(number)
+            first = number * BLOCK
+            for place in range(max(start, first) - first, min(stop, first + BLOCK) - first):
+                yield self._draw(block, place)
+
+    def prompt(self, index: int, store: Store) -> Prompt:
+        return self._prompt(self.draw(index), store)
+
+    def prompts(self, indices: Iterable[int], store: Store) -> Iterator[Prompt]:
+        """The prompts at `indices`, in that order; neighbours in order cost least."""
+        for index in indices:
+            yield self.prompt(index, store)
+
+    def shares(self) -> dict[str, float]:
+        """Share of the stream's examples, by task; sums to 1."""
+        return _sums((leaf.task, leaf) for leaf in self.leaves)
+
+    def mixture_shares(self) -> dict[str, float]:
+        """Share of the stream's examples, by mixture; sums to 1."""
+        return _sums((leaf.mixture, leaf) for leaf in self.leaves)
+
+    def format_shares(self) -> dict[Format, float]:
+        """Share of the stream's examples, by format; sums to 1."""
+        shares: dict[Format, float] = {}
+        for leaf in self.leaves:
+            for format, probability in leaf.formats:
+                shares[format] = shares.get(format, 0.0) + leaf.probability * probability
+        return shares
+
+    def fingerprint(self) -> str:
+        """Equal for mixtures that draw the same stream: 32 hex digits over leaves, sizes, formats, wording and seed."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(json.dumps(["flantune mixture", VERSION, self.seed]).encode())
+        for leaf in self.leaves:
+            content: dict[str, object] = {
+                "leaf": asdict(leaf),
+                "size": self.sizes[leaf.task],
+                "templates": [asdict(t) for t in self._templates[leaf.task]],
+                "demonstrations": [[dict(d.fields), d.targets] for d in self._tasks[leaf.task].demonstrations],
+            }
+            digest.update(json.dumps(content, sort_keys=True, default=dict).encode())
+        return digest.hexdigest()
+
+    def _draw(self, block: Block, place: int) -> Draw:
+        leaf = self.leaves[block.leaf[place]]
+        format = leaf.formats[block.format[place]][0]
+        row, key = block.row[place], block.key[place]
+        candidates = self._candidates_for(leaf.task, format)
+        template = candidates[choose(key, _TEMPLATE, len(candidates))]
+        return Draw(
+            index=block.first + place,
+            mixture=leaf.mixture,
+            part=leaf.path,
+            task=leaf.task,
+            row=row,
+            occurrence=block.occurrence[place],
+            format=format,
+            template=template,
+            exemplars=self._exemplars(leaf.task, row, format, template, key) if format.shots else (),
+            key=key,
+        )
+
+    def _exemplars(self, task: str, row: int, format: Format, template: Template, key: int) -> Exemplars:
+        if format.demonstrations:
+            known = len(self._tasks[task].demonstrations)
+            return tuple((-1 - j, template) for j in range(min(format.shots, known)))
+        count = _exemplars_asked(format, key)
+        rows = islice(self._exemplar_rows(task, row, key), count)
+        return tuple((r, self._exemplar_template(task, format, template, key, j)) for j, r in enumerate(rows))
+
+    def _exemplar_rows(self, task: str, row: int, key: int) -> Iterator[int]:
+        """Rows of the task other than the query's, each once, in an order of the key's own."""
+        return (r for r in distinct_choices(keyed_word(key, _ROWS), self.sizes[task]) if r != row)
+
+    def _exemplar_template(self, task: str, format: Format, template: Template, key: int, j: int) -> Template:
+        """Spec 3.4: the query's own, or consecutive ones of the list from a random start, each another."""
+        if format.exemplar_templates == "single":
+            return template
+        candidates = self._candidates_for(task, format)
+        return candidates[(choose(key, _FIRST_TEMPLATE, len(candidates)) + j) % len(candidates)]
+
+    def _candidates_for(self, task: str, format: Format) -> tuple[Template, ...]:
+        """Templates for a row of the task that fills every field."""
+        known = self._candidates.get((task, format))
+        if known is None:
+            noun = self._tasks[task]
+            example = Example(
+                task=task,
+                row=0,
+                id="",
+                fields=dict.fromkeys(noun.fields, "…"),
+                targets=("…",),
+                rationale="…" if noun.has_rationale else None,
+            )
+            known = select_templates(self._templates[task], noun, example, format)
+            self._candidates[task, format] = known
+        return known
+
+    def _prompt(self, draw: Draw, store: Store) -> Prompt:
+        task, format, key = self._tasks[draw.task], draw.format, draw.key
+        example = store.example(draw.task, draw.row)
+        template = draw.template
+        candidates = select_templates(self._templates[draw.task], task, example, format)
+        if template not in candidates:
+            template = candidates[choose(key, _REPLACEMENT, len(candidates))]
+        exemplars: list[tuple[Example, Template]] = []
+        if draw.exemplars and not format.demonstrations:  # stored demonstrations the renderer finds in the task
+            exemplars = self._shown(draw, task, example, template, store)
+        prompt = render(
+            task,
+            example,
+            template,
+            format,
+            exemplars,
+            rng=random.Random(keyed_word(key, _STYLE)),
+            target_index=choose(key, _TARGET, len(example.targets)),
+        )
+        return replace(prompt, mixture=draw.mixture, index=draw.index)
+
+    def _shown(
+        self, draw: Draw, task: Task, example: Example, template: Template, store: Store
+    ) -> list[tuple[Example, Template]]:
+        """The draw's exemplars, those passed over that say what the query says or cannot be worded like it."""
+        shown: list[tuple[Example, Template]] = []
+        count = _exemplars_asked(draw.format, draw.key)
+        rows = self._exemplar_rows(draw.task, draw.row, draw.key)
+        for row in islice(rows, count + MAX_EXEMPLAR_TRIES):
+            other = store.example(draw.task, row)
+            if dict(other.fields) == dict(example.fields):
+                continue
+            own = self._exemplar_template(draw.task, draw.format, template, draw.key, len(shown))
+            fitting = self._fitting(own, task, other, draw.format, template)
+            if not fitting:
+                continue
+            shown.append((other, fitting[choose(draw.key, _REPLACEMENT + 256 * (row + 1), len(fitting))]))
+            if len(shown) == count:
+                break
+        return shown
+
+    def _fitting(
+        self, own: Template, task: Task, example: Example, format: Format, query: Template
+    ) -> tuple[Template, ...]:
+        """The exemplar's `own` template; where a field it names is blank, others of the query's kind, or none."""
+        if own.kind == query.kind and applies(own, example, task):
+            return (own,)
+        if format.exemplar_templates == "single":
+            return ()
+        try:
+            others = select_templates(self._templates[task.name], task, example, format)
+        except TemplateError:
+            return ()
+        return tuple(t for t in others if t.kind == query.kind)
+
+
+def _kinds(format: Format) -> set[str]:
+    """Kinds of template, any of which can word the format (formats.select_templates)."""
+    if format.inverted:
+        return {"inverted"}
+    return {"with": {"rationale"}, "without": {"direct"}, "auto": {"rationale", "direct"}}[format.rationale]
+
+
+def _exemplars_asked(format: Format, key: int) -> int:
+    """The single-template setting keeps those of 25 drawn that share the query's template: 2 or 3 (spec 3.4)."""
+    if format.exemplar_templates == "single" and format.shots == 3:
+        return 2 + choose(key, _COUNT, 2)
+    return format.shots
+
+
+def _sums(named: Iterable[tuple[str, Leaf]]) -> dict[str, float]:
+    shares: dict[str, float] = {}
+    for name, leaf in named:
+        shares[name] = shares.get(name, 0.0) + leaf.probability
+    return dict(sorted(shares.items()))

@@ -1,0 +1,83 @@
+"""Encoder-decoders of the T5 family on packed rows, through the stock transformers modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from flantune.errors import ModelError
+from flantune.models.family import LossSum, loss_sums, require_sdpa
+from flantune.models.masks import causal_same_segment, same_segment
+from flantune.tokens.collate import EncDecBatch, PadTo, collate_encdec
+from flantune.types import Packed
+
+
+class EncDec:
+    """T5, mT5. Positions need no reset: their relative bias depends on offsets, which packing does not change."""
+
+    name = "encdec"
+    one_sided = False
+    model_types: tuple[str, ...] = ("t5", "mt5")
+
+    def collate(
+        self,
+        model: PreTrainedModel,
+        rows: Sequence[Packed],
+        inputs_len: int,
+        targets_len: int,
+        *,
+        pad_to: PadTo = "longest",
+    ) -> EncDecBatch:
+        return collate_encdec(
+            rows,
+            inputs_len,
+            targets_len,
+            pad_id=model.config.pad_token_id or 0,
+            start_id=start_id(model),
+            pad_to=pad_to,
+        )
+
+    def hidden(self, model: PreTrainedModel, batch: EncDecBatch) -> torch.Tensor:
+        """Decoder states (B, targets_len, d_model), scaled as the output matrix wants them.
+
+        Encoder and decoder are called apart because `model(...)` hands one mask to both encoder and cross-attention,
+        whose shapes differ here.
+        """
+        require_sdpa(model)
+        stock: Any = model
+        encoded = stock.encoder(
+            input_ids=batch.input_ids, attention_mask=same_segment(batch.input_segments, batch.input_segments)
+        ).last_hidden_state
+        decoded = stock.decoder(
+            input_ids=batch.decoder_input_ids,
+            attention_mask=causal_same_segment(batch.target_segments),
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=same_segment(batch.target_segments, batch.input_segments),
+            use_cache=False,
+        ).last_hidden_state
+        # T5 1.0 and models whose file says that the output matrix is the embedding; mT5 has no such setting.
+        if getattr(stock.config, "scale_decoder_outputs", False):
+            decoded = decoded * stock.config.d_model**-0.5
+        return decoded
+
+    def loss(self, model: PreTrainedModel, batch: EncDecBatch, z_loss: float = 0.0) -> LossSum:
+        head = model.get_output_embeddings()
+        return loss_sums(self.hidden(model, batch), head, batch.target_ids, batch.loss_weights, z_loss)
+
+    def unpacked_logits(self, model: PreTrainedModel, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        shifted = torch.cat([targets.new_tensor([start_id(model)]), targets[:-1]])
+        logits: torch.Tensor = model(input_ids=inputs[None], decoder_input_ids=shifted[None], use_cache=False).logits
+        return logits[0]
+
+
+def start_id(model: PreTrainedModel) -> int:
+    """The id every target begins with in the decoder's input."""
+    for value in (getattr(model.config, "decoder_start_token_id", None), model.config.pad_token_id):
+        if value is not None:
+            return int(value)
+    raise ModelError(
+        f"{type(model).__name__}: expected decoder_start_token_id in config.json, got none, and no pad_token_id either."
+    )

@@ -1,0 +1,224 @@
+"""Models in and out: a local folder, a hub id, the embedded base, or a new one of a stated size. Safetensors only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+from transformers.utils import logging as hf_logging
+
+from flantune import recipe
+from flantune.errors import ModelError
+from flantune.models.atomic import atomic_folder
+from flantune.models.family import ATTENTION, family_of_type
+
+ScratchFamily = Literal["t5", "llama", "qwen3"]
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def embedded_base() -> Path:
+    """The folder of the small base model that ships with the package."""
+    return Path(__file__).resolve().parent.parent / "demo" / "base"
+
+
+def load_model(init: str, *, dropout: float | None = None, vocab_size: int | None = None) -> PreTrainedModel:
+    """A model in float32, with SDPA attention, in evaluation mode; `init` is a folder, a hub id or "demo".
+
+    `dropout` replaces the configuration's: every dropout of a T5, the attention dropout of a decoder (the only one
+    those have). `vocab_size`, the tokenizer's, must fit the embedding. Raises ModelError where there are no whole
+    safetensors weights, where the architecture is not one of `models.family`, or where any weight is missing:
+    transformers would fill it with random numbers and go on.
+    """
+    name = str(embedded_base()) if init == recipe.DEMO else init
+    local = Path(name).expanduser()
+    if local.is_dir():
+        name = str(local)
+        _require_safetensors(local)
+    elif init == recipe.DEMO or local.is_absolute() or not _HUB_ID.fullmatch(name):
+        raise ModelError(f"{name}: expected a folder that holds a model, or a hub id; found no such folder.")
+    config = _read_config(name, local.is_dir())
+    family = family_of_type(config.model_type, where=name)
+    if dropout is not None:
+        _set_dropout(config, dropout)
+    auto = AutoModelForCausalLM if family.one_sided else AutoModelForSeq2SeqLM
+    model = _read_weights(auto, name, config, local.is_dir())
+    if vocab_size is not None:
+        check_vocabulary(model, vocab_size, where=name)
+    return model.eval()
+
+
+def model_type(init: str) -> str:
+    """transformers' name of the architecture at `init`, from its configuration alone."""
+    name = str(embedded_base()) if init == recipe.DEMO else init
+    return str(_read_config(name, Path(name).expanduser().is_dir()).model_type)
+
+
+def check_vocabulary(model: PreTrainedModel, vocab_size: int, where: str = "model") -> None:
+    embedding: Any = model.get_input_embeddings()
+    rows = embedding.weight.shape[0]
+    if rows < vocab_size:
+        raise ModelError(
+            f"{where}: expected at least {vocab_size} rows in the embedding, one for each id of the tokenizer, got "
+            f"{rows}. Set model.tokenizer.path to the tokenizer this model was trained with."
+        )
+
+
+def scratch_model(
+    family: ScratchFamily,
+    size: recipe.ModelSize,
+    *,
+    vocab_size: int,
+    eos_id: int,
+    pad_id: int,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """A new model with random weights, the same for the same seed; float32, SDPA, in evaluation mode.
+
+    t5: T5 1.1's shape (gated GELU, RMS norm, 32 relative buckets to distance 128; spec 5.1) unless `size.activation`
+    says T5 1.0's ReLU; `layers` on each side, or `decoder_layers` on the decoder's.
+    llama, qwen3: `layers` decoder layers. In all of them the output matrix is the embedding: at these sizes the
+    vocabulary is most of the model, and transformers 5.23 ties every T5 it builds. A tied T5 scales its last hidden
+    states by d_model ** -0.5, as T5 1.0 did.
+    """
+    ids: dict[str, Any] = {"vocab_size": vocab_size, "eos_token_id": eos_id, "pad_token_id": pad_id}
+    config: PreTrainedConfig
+    model_class: type[PreTrainedModel]
+    if family == "t5":
+        model_class = T5ForConditionalGeneration
+        ids["decoder_start_token_id"] = pad_id
+        config = T5Config(
+            d_model=size.d_model,
+            d_kv=size.d_kv,
+            d_ff=size.d_ff,
+            num_layers=size.layers,
+            num_decoder_layers=size.decoder_layers,
+            num_heads=size.heads,
+            feed_forward_proj=size.activation,
+            dropout_rate=dropout,
+            **ids,
+        )
+    else:
+        # An embedding row at the padding id gets no gradient in these models: where EOS pads, EOS must still learn.
+        ids["pad_token_id"] = pad_id if pad_id != eos_id else None
+        config_class, model_class = {
+            "llama": (LlamaConfig, LlamaForCausalLM),
+            "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+        }[family]
+        config = config_class(
+            hidden_size=size.d_model,
+            intermediate_size=size.d_ff,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            num_key_value_heads=size.kv_heads or size.heads,
+            head_dim=size.d_kv,
+            attention_dropout=dropout,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            **ids,
+        )
+    config._attn_implementation = ATTENTION
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return model_class(config).eval()
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
+    """The finished model and its tokenizer as `AutoModel...from_pretrained` loads them. Whole or not at all."""
+    with atomic_folder(folder) as temporary, quiet_transformers():
+        model.save_pretrained(temporary)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+
+
+def count_parameters(model: PreTrainedModel) -> int:
+    """Numbers that are trained; a matrix used in two places counts once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and no warnings from transformers: what matters of them is checked here and raised."""
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def _require_safetensors(folder: Path) -> None:
+    if any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(p.name for ending in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(ending))
+    if pickles:
+        raise ModelError(
+            f"{folder}: expected weights as *.safetensors, got only {pickles[0]}, a pickle, which can run code when it "
+            "is read. Convert it once with save_pretrained on a machine where you trust the file."
+        )
+    raise ModelError(f"{folder}: expected weights as *.safetensors, found none.")
+
+
+def _read_config(name: str, local: bool) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+    except Exception as e:  # transformers raises OSError, ValueError, KeyError and its validators' own kinds
+        raise ModelError(f"{name}: expected a model's config.json that transformers can read: {_first_line(e)}") from e
+
+
+def _read_weights(auto: Any, name: str, config: PreTrainedConfig, local: bool) -> PreTrainedModel:
+    try:
+        with quiet_transformers():
+            model, info = auto.from_pretrained(
+                name,
+                config=config,
+                dtype=torch.float32,  # master weights; transformers 5 would keep the file's bf16
+                attn_implementation=ATTENTION,
+                use_safetensors=True,
+                local_files_only=local,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except Exception as e:
+        raise ModelError(f"{name}: the weights cannot be read: {_first_line(e)}") from e
+    for kind in ("missing_keys", "mismatched_keys"):
+        if info.get(kind):
+            names = sorted(str(k) for k in info[kind])
+            raise ModelError(
+                f"{name}: expected a weight for every parameter, got {len(names)} {kind.replace('_', ' ')}, the first "
+                f"{names[0]}. The weights belong to another configuration or were cut short."
+            )
+    return model
+
+
+def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
+    for name in ("dropout_rate", "attention_dropout"):
+        if hasattr(config, name):
+            setattr(config, name, dropout)
+
+
+def _first_line(error: Exception) -> str:
+    line = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {line[:200]}"

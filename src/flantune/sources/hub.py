@@ -1,0 +1,74 @@
+"""A dataset of the Hugging Face hub, or a local folder of one, through `datasets` (an optional package)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flantune.errors import DataError, RecipeError
+from flantune.recipe import CollectionSpec
+from flantune.sources.reading import Record, TaskRows, examples_of
+from flantune.sources.rejects import BadRow, Rejects
+from flantune.sources.table import check_header, checked_columns, mapped_parser, mapped_task
+
+SAVED = ("state.json", "dataset_dict.json")  # what save_to_disk leaves
+
+
+class HubReader:
+    name = "hub"
+    mixture = "hub"
+
+    def matches(self, path: Path) -> bool:
+        """A folder that `datasets` saved. A hub id is never guessed: name the reader."""
+        return path.is_dir() and any((path / name).is_file() for name in SAVED)
+
+    def read(self, path: Path, spec: CollectionSpec, rejects: Rejects) -> Iterator[TaskRows]:
+        columns = checked_columns(spec)
+        data = load(spec)
+        check_header(data.column_names, columns, spec.path)
+        mixture = spec.mixture or self.mixture
+        dataset = Path(spec.path).name
+        name = "/".join(filter(None, (mixture, dataset, spec.config)))
+        task = mapped_task(name, dataset, mixture, columns, self.name, spec.path)
+        rows = numbered(data.select_columns(list(dict.fromkeys(columns.values()))))
+        yield TaskRows(task, examples_of(task, Path(spec.path), rows, mapped_parser(columns), rejects))
+
+
+def load(spec: CollectionSpec) -> Any:
+    """The split asked for: from a folder that `datasets` saved, a folder of data files, or the hub."""
+    try:
+        import datasets
+    except ImportError:
+        raise RecipeError(
+            f"collection '{spec.path}': reader 'hub' needs the package 'datasets': pip install 'flantune[hub]'."
+        ) from None
+    try:
+        if HubReader().matches(Path(spec.path)):
+            data = datasets.load_from_disk(spec.path)
+        else:
+            data = datasets.load_dataset(spec.path, spec.config, split=None)
+    except Exception as e:  # `datasets` raises whatever its backends do: network, parser, file system
+        raise DataError(
+            spec.path,
+            field="dataset",
+            expected="a hub id that can be reached, or a folder of a dataset",
+            got=f"{type(e).__name__}: {e}",
+        ) from None
+    if isinstance(data, dict):
+        if spec.split not in data:
+            raise RecipeError(f"collection '{spec.path}': split '{spec.split}' is not among {', '.join(data)}.")
+        data = data[spec.split]
+    return data
+
+
+def numbered(data: Any) -> Iterator[tuple[str, Record | BadRow]]:
+    """Rows from 1, their class labels as the names the dataset gives them."""
+    names = {c: f.names for c, f in data.features.items() if type(f).__name__ == "ClassLabel"}
+    for number, row in enumerate(data, 1):
+        record = dict(row)
+        for column, words in names.items():
+            label = record[column]
+            # -1 marks a row without a label on the hub.
+            record[column] = words[label] if isinstance(label, int) and 0 <= label < len(words) else None
+        yield str(number), record

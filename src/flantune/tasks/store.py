@@ -1,0 +1,329 @@
+"""Collections read once into memory-mapped Arrow files: one per task, any row at hand without reading the others.
+
+    store/
+      store.json        fingerprint, counts, empty tasks, skipped files
+      tasks.json        the tasks, their row counts and files
+      rejected.jsonl    every row set aside: file, place, field, expected, got
+      examples/00000.arrow  ...
+
+A store is written beside its place and renamed whole: a build that was killed leaves nothing that reads as one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from flantune.errors import DataError, StateError
+from flantune.recipe import CollectionSpec
+from flantune.sources import VERSION as READERS_VERSION
+from flantune.sources import Rejects, TaskRows, collection_files, collection_parts, read_collection, rows_file
+from flantune.tasks.catalog import task_from_json, task_to_json
+from flantune.types import Example, Task
+
+STORE_VERSION = 1
+BATCH_ROWS = 512  # rows per Arrow record batch: what one random access maps, and what a build holds in memory
+OPEN_TASKS = 512  # files held open at once; the usual limit of a process is 1,024
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("fields", pa.string(), nullable=False),  # JSON object, its keys in order
+        pa.field("targets", pa.list_(pa.string()), nullable=False),
+        pa.field("rationale", pa.string()),
+        pa.field("options", pa.list_(pa.string())),
+        pa.field("where", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a build is. `files` counts those begun, of `files_total`."""
+
+    task: str
+    tasks: int
+    files: int
+    files_total: int
+    examples: int
+    rejected: int
+
+
+# Building ------------------------------------------------------------------------------------------------------------
+
+
+def build_store(
+    collections: Sequence[CollectionSpec],
+    folder: Path | str,
+    max_rejected: float = 0.01,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> ExampleStore:
+    """Read the collections into `folder` and open it. A store of the same files, specs and readers is left as it is.
+
+    Raises DataError as `read_collection` does, and where nothing was kept at all; then `folder` is as it was.
+    """
+    folder = Path(folder)
+    fingerprint = fingerprint_of(collections, max_rejected)
+    if stored_fingerprint(folder) == fingerprint:
+        return ExampleStore.open(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
+    temporary = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    try:
+        (temporary / "examples").mkdir(parents=True)
+        _write_store(collections, temporary, max_rejected, fingerprint, on_progress)
+        _put_in_place(temporary, folder)
+    except OSError as e:
+        raise StateError(
+            f"{folder}: the examples could not be written: {e.strerror or e}. Make room and run it again; "
+            "what was begun is gone."
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return ExampleStore.open(folder)
+
+
+def fingerprint_of(collections: Sequence[CollectionSpec], max_rejected: float) -> str:
+    """A digest of all that decides a store: specs, every file's name, size and time, and our versions.
+
+    A hub set's files are not ours to see: its spec stands for it.
+    """
+    digest = hashlib.sha256(f"{STORE_VERSION}:{READERS_VERSION}:{max_rejected!r}".encode())
+    for spec in collections:
+        digest.update(orjson.dumps(spec.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS))
+        for path in collection_files(spec):
+            for file in dict.fromkeys((path, rows_file(path))):
+                if file.exists():
+                    stat = file.stat()
+                    digest.update(orjson.dumps([str(file), stat.st_size, stat.st_mtime_ns]))
+    return digest.hexdigest()
+
+
+def stored_fingerprint(folder: Path) -> str | None:
+    """The fingerprint of the store at `folder`; None where there is no whole one."""
+    try:
+        return str(orjson.loads((folder / "store.json").read_bytes())["fingerprint"])
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+
+
+def _write_store(
+    collections: Sequence[CollectionSpec],
+    folder: Path,
+    max_rejected: float,
+    fingerprint: str,
+    on_progress: Callable[[Progress], None] | None,
+) -> None:
+    tasks: list[dict[str, Any]] = []
+    empty: list[dict[str, str]] = []
+    seen: dict[str, str] = {}
+    examples = files = 0
+    files_total = sum(len(collection_parts(spec)) for spec in collections)
+    with Rejects(folder / "rejected.jsonl") as rejects:
+        for spec in collections:
+            for rows in read_collection(spec, rejects, max_rejected, seen):
+                file = f"examples/{len(tasks):05d}.arrow"
+                task, count = write_task(rows, folder / file)
+                files += 1
+                examples += count
+                if count:
+                    tasks.append({"task": task_to_json(task), "rows": count, "file": file})
+                else:
+                    (folder / file).unlink()
+                    empty.append({"task": task.name, "path": task.path, "reason": "no row was kept"})
+                if on_progress is not None:
+                    done = files + len(rejects.skipped)
+                    on_progress(Progress(task.name, len(tasks), done, files_total, examples, rejects.total_rejected()))
+        summary = {
+            "version": STORE_VERSION,
+            "fingerprint": fingerprint,
+            "tasks": len(tasks),
+            "examples": examples,
+            "rows": rejects.total_rows(),
+            "rejected": rejects.total_rejected(),
+            "malformed": rejects.malformed.total(),
+            "reasons": dict(rejects.reasons.most_common()),
+            "empty_tasks": empty,
+            "skipped_files": rejects.skipped,
+        }
+    if not tasks:
+        raise DataError(
+            ", ".join(spec.path for spec in collections),
+            field="examples",
+            expected="at least one",
+            got=0,
+            mend=f"Reasons: {summary['reasons'] or summary['skipped_files']}.",
+        )
+    (folder / "tasks.json").write_bytes(orjson.dumps(tasks))
+    (folder / "store.json").write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
+
+
+def write_task(rows: TaskRows, file: Path) -> tuple[Task, int]:
+    """One task's examples, a batch at a time. Returns the task, now with what its rows were seen to hold."""
+    count = 0
+    has_rationale = has_options = False
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+        batch: list[dict[str, Any]] = []
+        for example in rows.examples:
+            has_rationale |= example.rationale is not None
+            has_options |= example.options is not None
+            batch.append(_row(example))
+            count += 1
+            # Every batch but the last is full, so that a row's batch is known from its number.
+            if len(batch) == BATCH_ROWS:
+                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=SCHEMA))
+                batch = []
+        if batch:
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=SCHEMA))
+    return replace(rows.task, has_rationale=has_rationale, has_options=has_options), count
+
+
+def _row(example: Example) -> dict[str, Any]:
+    return {
+        "id": example.id,
+        "fields": orjson.dumps(dict(example.fields)).decode(),
+        "targets": list(example.targets),
+        "rationale": example.rationale,
+        "options": None if example.options is None else list(example.options),
+        "where": example.where,
+    }
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """A folder cannot be replaced by a rename: the old one steps aside first, and is swept if we die in between."""
+    if folder.exists():
+        aside = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+        os.replace(folder, aside)
+        os.replace(temporary, folder)
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        os.replace(temporary, folder)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what builds that were killed left beside `folder`; those of living processes stay."""
+    for kind in ("partial", "old"):
+        for left in folder.parent.glob(f".{folder.name}.{kind}-*"):
+            number = left.name.rpartition("-")[2]
+            if number.isdigit() and not _alive(int(number)):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    if process == os.getpid():
+        return False  # a build of our own that is not running any more
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+# Reading -------------------------------------------------------------------------------------------------------------
+
+
+class ExampleStore:
+    """Tasks and their examples by number. Cheap to open and to hand to another process; not shared by threads."""
+
+    def __init__(self, folder: Path, entries: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.summary = summary  # store.json: fingerprint, rows, rejected, reasons, empty_tasks, skipped_files
+        self.tasks: dict[str, Task] = {}
+        self._rows: dict[str, int] = {}
+        self._files: dict[str, str] = {}
+        for entry in entries:
+            task = task_from_json(entry["task"])
+            self.tasks[task.name] = task
+            self._rows[task.name] = entry["rows"]
+            self._files[task.name] = entry["file"]
+        self._open: OrderedDict[str, pa.ipc.RecordBatchFileReader] = OrderedDict()
+
+    @classmethod
+    def open(cls, folder: Path | str) -> ExampleStore:
+        """Raises StateError where `folder` holds no whole store of this version."""
+        folder = Path(folder)
+        try:
+            summary = orjson.loads((folder / "store.json").read_bytes())
+            entries = orjson.loads((folder / "tasks.json").read_bytes())
+            version = summary["version"]
+        except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
+            raise StateError(f"{folder}: no store of examples. Build it: flantune build RECIPE.") from None
+        if version != STORE_VERSION:
+            raise StateError(f"{folder}: a store of version {version}, expected {STORE_VERSION}. Build it again.")
+        return cls(folder, entries, summary)
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.summary["fingerprint"])
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return dict(self._rows)
+
+    def size(self, task: str) -> int:
+        """The number of the task's examples."""
+        self._known(task)
+        return self._rows[task]
+
+    def example(self, task: str, row: int) -> Example:
+        """The task's example number `row`, from 0."""
+        if not 0 <= row < self.size(task):
+            raise IndexError(f"task '{task}' has rows 0 to {self._rows[task] - 1}, not {row}")
+        batch, place = divmod(row, BATCH_ROWS)
+        record = self._reader(task).get_batch(batch).slice(place, 1).to_pylist()[0]
+        return _example(task, row, record)
+
+    def examples(self, task: str) -> Iterator[Example]:
+        """All of the task's examples in order."""
+        row = 0
+        for number in range(-(-self.size(task) // BATCH_ROWS)):
+            for record in self._reader(task).get_batch(number).to_pylist():
+                yield _example(task, row, record)
+                row += 1
+
+    def _reader(self, task: str) -> pa.ipc.RecordBatchFileReader:
+        reader = self._open.get(task)
+        if reader is None:
+            path = self.folder / self._files[task]
+            try:
+                reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            except (OSError, pa.ArrowException) as e:
+                raise StateError(f"{path}: not whole: {e}. Build the store again.") from None
+            self._open[task] = reader
+            if len(self._open) > OPEN_TASKS:
+                self._open.popitem(last=False)
+        self._open.move_to_end(task)
+        return reader
+
+    def _known(self, task: str) -> None:
+        if task not in self.tasks:
+            raise KeyError(f"no task '{task}' in {self.folder}")
+
+    def __reduce__(self) -> tuple[Callable[[Path], ExampleStore], tuple[Path]]:
+        # Another process opens the files itself; mapped memory does not travel.
+        return ExampleStore.open, (self.folder,)
+
+
+def _example(task: str, row: int, record: Mapping[str, Any]) -> Example:
+    options = record["options"]
+    return Example(
+        task=task,
+        row=row,
+        id=record["id"],
+        fields=orjson.loads(record["fields"]),
+        targets=tuple(record["targets"]),
+        rationale=record["rationale"],
+        options=None if options is None else tuple(options),
+        where=record["where"],
+    )

@@ -1,0 +1,36 @@
+"""Where a training step runs, and in which number format its matrix products. Weights and sums stay float32."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+
+Precision = Literal["bf16", "fp32"]
+
+
+def best_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose_precision(asked: Literal["auto", "bf16", "fp32"], device: torch.device) -> Precision:
+    """ "auto" is bf16 where the hardware multiplies it: several times faster there, slower where it is emulated."""
+    if asked == "bf16" or (asked == "auto" and _multiplies_bf16(device)):
+        return "bf16"
+    return "fp32"
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        flags = torch.cpu.get_capabilities()
+        return any(bool(flags.get(name)) for name in ("amx_bf16", "avx512_bf16", "bf16"))  # the last is ARM's name
+    return False

@@ -1,0 +1,189 @@
+"""Packed equals one at a time, and every wrong way that users of these libraries met is caught."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
+
+from flantune.errors import ModelError
+from flantune.models import causal, encdec
+from flantune.models.causal import Causal
+from flantune.models.check import check_packing
+from flantune.models.encdec import EncDec
+from flantune.models.family import families, family_of
+from flantune.tokens.collate import CausalBatch, EncDecBatch
+from models.packs import EOS, PAD, packed_row, tiny_model
+
+ROWS = [packed_row([(17, 5), (40, 9), (3, 2), (20, 10)], seed=1), packed_row([(5, 3), (2, 7)], seed=2)]
+EXACT = 1e-5  # what float32 rounding may leave; these models leave about 1e-6
+
+
+def tiny_stock(model_type: str) -> PreTrainedModel:
+    """A stock architecture with random weights, grouped-query attention where it has any."""
+    ids: dict[str, Any] = {"vocab_size": 96, "pad_token_id": PAD, "eos_token_id": EOS}
+    if model_type in EncDec.model_types:
+        config = CONFIG_MAPPING[model_type](
+            d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, decoder_start_token_id=PAD, **ids
+        )
+        auto: Any = AutoModelForSeq2SeqLM
+    else:
+        config = CONFIG_MAPPING[model_type](
+            hidden_size=64,
+            intermediate_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=16,
+            bos_token_id=2,
+            **ids,
+        )
+        auto = AutoModelForCausalLM
+    config._attn_implementation = "sdpa"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return auto.from_config(config).eval()
+
+
+@pytest.mark.parametrize("model_type", [t for f in families() for t in f.model_types])
+def test_packed_equals_one_at_a_time_on_every_architecture_listed(model_type: str):
+    check = check_packing(tiny_stock(model_type), ROWS, tolerance=EXACT)
+    assert (check.examples, check.rows) == (6, 2)
+
+
+@pytest.mark.parametrize("family", ["t5", "llama", "qwen3"])
+def test_packed_equals_one_at_a_time_on_scratch_models_and_restores_their_state(family: Any):
+    model = tiny_model(family, dropout=0.5).train()
+    marker = torch.ones(())
+    parameter = next(model.parameters())
+    parameter.grad = torch.full_like(parameter, 7.0)
+    check_packing(model, ROWS, tolerance=EXACT)
+    assert model.training and (parameter.grad == 7 * marker).all()
+
+
+lengths = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 6)), min_size=2, max_size=5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(rows=st.lists(lengths, min_size=1, max_size=3), family=st.sampled_from(["t5", "llama"]))
+def test_packed_equals_one_at_a_time_at_any_lengths(rows: list[list[tuple[int, int]]], family: Any):
+    packed = [packed_row(row, seed=k) for k, row in enumerate(rows)]
+    check_packing(tiny_model(family), packed, tolerance=EXACT)
+
+
+def test_a_decoder_example_without_inputs_starts_at_its_second_target():
+    row = packed_row([(1, 6), (4, 3)], seed=5)
+    empty = dataclasses.replace(
+        row, inputs=row.inputs[1:], inputs_lengths=row.inputs_lengths - row.inputs_lengths.dtype.type(1) * [1, 0]
+    )
+    check_packing(tiny_model("llama"), [empty], tolerance=EXACT)
+
+
+def test_nothing_is_proved_by_rows_of_one_example():
+    with pytest.raises(ModelError, match="at least two examples"):
+        check_packing(tiny_model(), [packed_row([(5, 3)], seed=1)])
+
+
+def test_nan_is_no_agreement():
+    model = tiny_model()
+    with torch.no_grad():
+        next(model.parameters())[4] = float("nan")
+    with pytest.raises(ModelError, match="differences"):
+        check_packing(model, ROWS)
+
+
+class TestWrongWaysAreCaught:
+    """Each of these ran without an error somewhere and trained on mixed examples."""
+
+    @pytest.mark.parametrize("family", ["t5", "llama"])
+    @pytest.mark.parametrize("attention", ["eager", "flex_attention"])
+    def test_boolean_masks_under_other_attention_are_refused(self, family: Any, attention: str):
+        model = tiny_model(family)
+        model.set_attn_implementation(attention)
+        with pytest.raises(ModelError, match="expected attention 'sdpa'"):
+            family_of(model).loss(model, family_of(model).collate(model, ROWS, 96, 32))
+
+    @pytest.mark.parametrize("family", ["t5", "llama"])
+    def test_boolean_masks_added_to_the_scores(self, family: Any, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(encdec if family == "t5" else causal, "require_sdpa", lambda model: None)
+        model = tiny_model(family)
+        model.set_attn_implementation("eager")
+        self.expect_caught(model)
+
+    @pytest.mark.parametrize("family", ["t5", "llama"])
+    def test_no_mask_between_examples(self, family: Any, monkeypatch: pytest.MonkeyPatch):
+        module = encdec if family == "t5" else causal
+        monkeypatch.setattr(module, "causal_same_segment", lambda s: _causal_only(s))
+        self.expect_caught(tiny_model(family))
+
+    def test_no_mask_in_cross_attention(self, monkeypatch: pytest.MonkeyPatch):
+        right = encdec.same_segment
+
+        def wrong(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+            return (
+                right(queries, keys)
+                if queries is keys
+                else (keys > 0)[:, None, None].expand(-1, 1, queries.shape[1], -1)
+            )
+
+        monkeypatch.setattr(encdec, "same_segment", wrong)
+        self.expect_caught(tiny_model("t5"))
+
+    def test_targets_shifted_by_the_model(self):
+        class Shifted(EncDec):
+            def collate(self, model: Any, *args: Any, **kwargs: Any) -> EncDecBatch:
+                batch = super().collate(model, *args, **kwargs)
+                return dataclasses.replace(batch, decoder_input_ids=model._shift_right(batch.target_ids))
+
+        self.expect_caught(tiny_model("t5"), Shifted())
+
+    def test_positions_that_run_through_the_row(self):
+        # With rotary positions whole segments may be moved, so each token is moved against its neighbours.
+        class Stretched(Causal):
+            def collate(self, *args: Any, **kwargs: Any) -> CausalBatch:
+                batch = super().collate(*args, **kwargs)
+                return dataclasses.replace(batch, positions=batch.positions * 2)
+
+        self.expect_caught(tiny_model("llama"), Stretched())
+
+    def test_an_all_ones_mask_over_a_packed_row(self):
+        class AllOnes(Causal):
+            def hidden(self, model: Any, batch: CausalBatch) -> torch.Tensor:
+                return model.base_model(
+                    input_ids=batch.input_ids,
+                    attention_mask=torch.ones_like(batch.input_ids),
+                    position_ids=batch.positions,
+                    use_cache=False,
+                ).last_hidden_state
+
+        self.expect_caught(tiny_model("llama"), AllOnes())
+
+    def test_loss_on_the_inputs_too(self):
+        class OnInputs(Causal):
+            def loss(self, model: Any, batch: CausalBatch, z_loss: float = 0.0) -> Any:
+                everywhere = dataclasses.replace(batch, loss_weights=(batch.labels >= 0).float())
+                return super().loss(model, everywhere, z_loss)
+
+        self.expect_caught(tiny_model("llama"), OnInputs())
+
+    def test_decoder_states_left_unscaled_in_a_tied_t5(self):
+        class Unscaled(EncDec):
+            def hidden(self, model: Any, batch: EncDecBatch) -> torch.Tensor:
+                return super().hidden(model, batch) * model.config.d_model**0.5
+
+        self.expect_caught(tiny_model("t5"), Unscaled())
+
+    @staticmethod
+    def expect_caught(model: PreTrainedModel, family: Any = None) -> None:
+        with pytest.raises(ModelError, match="packed examples see each other"):
+            check_packing(model, ROWS, family=family)
+
+
+def _causal_only(segments: torch.Tensor) -> torch.Tensor:
+    length = segments.shape[1]
+    return torch.ones(length, length, dtype=torch.bool).tril().expand(len(segments), 1, -1, -1)
