@@ -51,9 +51,14 @@ def test_text_parts_are_joined_and_other_parts_refused(read):
 
 @pytest.mark.parametrize(
     "turns",
-    [[("assistant", "hello")], [("user", "hello")], [("user", ""), ("assistant", "x")], [("user", "x"), ("assistant", None)],
-     [("user", "x"), ("narrator", "y")]],
-)  # fmt: skip
+    [
+        [("assistant", "hello")],
+        [("user", "hello")],
+        [("user", ""), ("assistant", "x")],
+        [("user", "x"), ("assistant", None)],
+        [("user", "x"), ("narrator", "y")],
+    ],
+)
 def test_a_conversation_that_answers_nothing_is_set_aside(read, turns):
     got = read("talk.jsonl", messages(TURNS) + "\n" + messages(turns))
     assert got.rejects.malformed.total() == 1

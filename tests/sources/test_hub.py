@@ -58,7 +58,7 @@ def test_a_folder_of_data_files_is_read_through_datasets(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "train.csv").write_text("review,label\nfine,good\n")
-    ((task, examples),), _ = read_all(CollectionSpec(path=str(tmp_path / "set"), reader="hub", columns=COLUMNS))
+    ((_task, examples),), _ = read_all(CollectionSpec(path=str(tmp_path / "set"), reader="hub", columns=COLUMNS))
     assert [e.targets for e in examples] == [("good",)]
 
 

@@ -24,8 +24,15 @@ def test_columns_are_renamed_to_roles_and_stay_text(read):
 
 def test_a_tsv_may_hold_rationales_options_and_ids(read):
     columns = {**COLUMNS, "rationale": "r", "options": "o", "id": "i"}
-    text = 'q\ta\tr\to\ti\nx\tyes\tso\tyes|no\tn1\ny\tb\t\t["a|a", "b"]\tn2\nz\tc\t\t\tn3\nw\td\t\tyes|no\tn4\nv\te\t\t[1\tn5\n'
-    got = read("t.tsv", text.replace('["a|a", "b"]', '"[""a|a"", ""b""]"'), columns=columns)
+    rows = [
+        "x\tyes\tso\tyes|no\tn1",
+        'y\tb\t\t"[""a|a"", ""b""]"\tn2',
+        "z\tc\t\t\tn3",
+        "w\td\t\tyes|no\tn4",
+        "v\te\t\t[1\tn5",
+    ]
+    text = "\n".join(["q\ta\tr\to\ti", *rows])
+    got = read("t.tsv", text, columns=columns)
     assert [(e.id, e.rationale, e.options) for e in got.examples] == [
         ("n1", "so", ("yes", "no")),
         ("n2", None, ("a|a", "b")),

@@ -131,7 +131,7 @@ def read_part(path: Path, spec: CollectionSpec, rejects: Rejects) -> Iterator[Ta
         yield from HUB.read(path, spec, rejects)
         return
     named = path == Path(spec.path)
-    if is_empty(rows_file(path)) and rows_file(path).is_file():
+    if rows_file(path).is_file() and is_empty(rows_file(path)):
         if named:
             raise DataError(str(path), field="file", expected="rows", got="an empty file")
         rejects.skip(path, "empty file")

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar, cast
 
 import orjson
 
-from flantune.errors import DataError
+from flantune.errors import DataError, shorten
 from flantune.recipe import CollectionSpec
 from flantune.sources.rejects import BadRow, Rejects
 from flantune.types import Example, Task
@@ -330,5 +330,5 @@ def _checked(draft: Draft) -> Draft:
         if len(options) < 2 or not all(options):
             raise BadRow("options", "two or more, none blank", list(options))
         if not any(t in options for t in targets):
-            raise BadRow("target", f"one of the options {list(options)}", targets[0])
+            raise BadRow("target", "one of the options", targets[0], mend=f"Options: {shorten(list(options))}.")
     return Draft(draft.fields, targets, rationale, options, draft.id)

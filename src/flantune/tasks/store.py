@@ -73,8 +73,8 @@ def build_store(
     """
     folder = Path(folder)
     fingerprint = fingerprint_of(collections, max_rejected)
-    if stored_fingerprint(folder) == fingerprint:
-        return ExampleStore.open(folder)
+    if (stored := whole_store(folder)) is not None and stored.fingerprint == fingerprint:
+        return stored
     folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
     temporary = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
@@ -108,11 +108,11 @@ def fingerprint_of(collections: Sequence[CollectionSpec], max_rejected: float) -
     return digest.hexdigest()
 
 
-def stored_fingerprint(folder: Path) -> str | None:
-    """The fingerprint of the store at `folder`; None where there is no whole one."""
+def whole_store(folder: Path) -> ExampleStore | None:
+    """The store at `folder`; None where there is no whole one."""
     try:
-        return str(orjson.loads((folder / "store.json").read_bytes())["fingerprint"])
-    except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
+        return ExampleStore.open(folder)
+    except StateError:
         return None
 
 
@@ -136,7 +136,14 @@ def _write_store(
                 files += 1
                 examples += count
                 if count:
-                    tasks.append({"task": task_to_json(task), "rows": count, "file": file})
+                    tasks.append(
+                        {
+                            "task": task_to_json(task),
+                            "rows": count,
+                            "file": file,
+                            "bytes": (folder / file).stat().st_size,
+                        }
+                    )
                 else:
                     (folder / file).unlink()
                     empty.append({"task": task.name, "path": task.path, "reason": "no row was kept"})
@@ -256,11 +263,16 @@ class ExampleStore:
         try:
             summary = orjson.loads((folder / "store.json").read_bytes())
             entries = orjson.loads((folder / "tasks.json").read_bytes())
-            version = summary["version"]
-        except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
+            version, tasks = summary["version"], summary["tasks"]
+            whole = len(entries) == tasks and all((folder / e["file"]).stat().st_size == e["bytes"] for e in entries)
+        except FileNotFoundError:
             raise StateError(f"{folder}: no store of examples. Build it: flantune build RECIPE.") from None
+        except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as e:
+            raise StateError(f"{folder}: a store that cannot be read: {e!r}. Build it again.") from None
         if version != STORE_VERSION:
             raise StateError(f"{folder}: a store of version {version}, expected {STORE_VERSION}. Build it again.")
+        if not whole:
+            raise StateError(f"{folder}: files of the store were cut or exchanged. Remove it and build it again.")
         return cls(folder, entries, summary)
 
     @property
@@ -299,7 +311,7 @@ class ExampleStore:
             try:
                 reader = pa.ipc.open_file(pa.memory_map(str(path)))
             except (OSError, pa.ArrowException) as e:
-                raise StateError(f"{path}: not whole: {e}. Build the store again.") from None
+                raise StateError(f"{path}: cannot be read: {e}. Build the store again.") from None
             self._open[task] = reader
             if len(self._open) > OPEN_TASKS:
                 self._open.popitem(last=False)
