@@ -153,6 +153,13 @@ def test_a_demonstrations_row_number_is_not_the_querys():
     assert prompt.exemplars == (-1,)
 
 
+def test_a_demonstrations_format_takes_no_other_exemplars():
+    with pytest.raises(ValueError, match="own stored exemplars"):
+        render(
+            SHOWN, TOOTH, DEFINITION_FIRST, Format(shots=1, demonstrations=True), [(LEAF, DEFINITION_FIRST)], rng=rng()
+        )
+
+
 # --- exemplars and layouts ---
 
 

@@ -138,6 +138,8 @@ def _refuse_query(task: Task, example: Example, format: Format, exemplars: Exemp
 def _exemplar_row(task: Task, format: Format, exemplar: Example) -> int:
     if not format.demonstrations:
         return exemplar.row
+    if exemplar not in task.demonstrations:
+        raise ValueError(f"task '{task.name}': a demonstrations format shows the task's own stored exemplars alone")
     return -1 - task.demonstrations.index(exemplar)
 
 
