@@ -6,10 +6,12 @@ file itself. `${name}` in any string is replaced by `vars.name`; `--data DIR` se
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -28,7 +30,7 @@ class CollectionSpec(Section):
     """One file, folder or hub id of examples, and how to read it."""
 
     path: str = Field(description="file, folder, or hub id (with reader: hub)")
-    reader: str = Field("auto", description="native, niv2, flan_cot, p3, muffin, prompts, alpaca, chat, table, hub, auto")
+    reader: str = Field("auto", description="auto, or a reader's name: flantune.sources.READERS")
     mixture: str | None = Field(None, description="name the tasks are mixed under; the reader's own when not given")
     columns: dict[str, str] = Field(default_factory=dict, description="for tables and hub sets: role -> column")
     split: str = Field("train", description="for hub sets")
@@ -61,9 +63,7 @@ class WeightedFormat(Section):
     chat: bool | None = None
 
     def overrides(self) -> dict[str, Any]:
-        return {
-            k: v for k, v in self.model_dump(exclude={"weight", "setting"}).items() if v is not None
-        }
+        return {k: v for k, v in self.model_dump(exclude={"weight", "setting"}).items() if v is not None}
 
 
 class MixturePart(Section):
@@ -168,7 +168,7 @@ class TrainSpec(Section):
         "target_tokens", description="of the global batch; t5x_sum does not divide (spec 4.4)"
     )
     z_loss: float = Field(0.0, ge=0, description="weight of (log Z)^2; T5X 1e-4")
-    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the hardware multiplies it")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where hardware multiplies it")
     checkpoint_every: int = Field(500, gt=0, description="steps")
     keep_checkpoints: int = Field(2, gt=0)
     log_every: int = Field(10, gt=0)
@@ -260,7 +260,8 @@ def parse_recipe(raw: Mapping[str, Any], where: str = "recipe") -> Recipe:
         for err in e.errors():
             key = ".".join(str(p) for p in err["loc"]) or "(top)"
             if err["type"] == "extra_forbidden":
-                lines.append(f"{where}: unknown key '{key}'. {near_names(str(err['loc'][-1]), err['loc'][:-1])}".rstrip())
+                hint = near_names(str(err["loc"][-1]), err["loc"][:-1])
+                lines.append(f"{where}: unknown key '{key}'. {hint}")
             else:
                 lines.append(f"{where}: key '{key}': {err['msg']}, got {shorten(err['input'])}.")
         raise RecipeError("\n".join(lines)) from None
@@ -298,8 +299,6 @@ def set_dotted(raw: dict[str, Any], key: str, value: Any) -> None:
 
 
 def near_names(key: str, parents: tuple[int | str, ...]) -> str:
-    import difflib
-
     section: type[BaseModel] | None = Recipe
     for part in parents:
         if isinstance(part, int) or section is None:
@@ -312,8 +311,6 @@ def near_names(key: str, parents: tuple[int | str, ...]) -> str:
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
-    from typing import get_args
-
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((s for a in get_args(annotation) if (s := _section_of(a)) is not None), None)
@@ -322,8 +319,6 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 def make_format(spec: WeightedFormat) -> Format:
     """The Format a recipe's entry names: its setting's fields (spec 2.4), changed by what the entry states."""
     base = FORMATS[spec.setting] if spec.setting else Format()
-    from dataclasses import replace
-
     return replace(base, **spec.overrides())
 
 

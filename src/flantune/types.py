@@ -1,6 +1,6 @@
 """The nouns that cross room boundaries: small, frozen, carrying where they came from.
 
-    Task, Example, Template, Format -> Prompt -> Encoded -> Packed        Item -> Result
+Task, Example, Template, Format -> Prompt -> Encoded -> Packed        Item -> Result
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class Task:
 class FewShotLayout:
     """How exemplars and query are laid out when there are exemplars. Patterns use {slot}; `{{` is a brace.
 
-        {instruction} + separator + (inputs_prefix + inputs + delimiter + targets_prefix + targets + separator) per
-        exemplar + inputs_prefix + query inputs + delimiter + targets_prefix          (spec 3.3, 3.8)
+    {instruction} + separator + (inputs_prefix + inputs + delimiter + targets_prefix + targets + separator) per
+    exemplar + inputs_prefix + query inputs + delimiter + targets_prefix          (spec 3.3, 3.8)
     """
 
     inputs: str
@@ -160,7 +160,7 @@ class Encoded:
 class Packed:
     """One packed row before padding: whole examples end to end, in order.
 
-        inputs 7 8 1 9 1   inputs_lengths 3 2      targets 3 1 4 1   targets_lengths 2 2
+    inputs 7 8 1 9 1   inputs_lengths 3 2      targets 3 1 4 1   targets_lengths 2 2
     """
 
     inputs: Tokens

@@ -3,10 +3,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from flantune.evals import Benchmark
 from flantune.types import Item
+
+# First calls load models and libraries: a limit on one example's time would fail by the machine's mood.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 FOLDER = Path(__file__).parents[1] / "data" / "benchmarks"
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from flantune.tokens.tokenizer import Tokenizer, train_tokenizer
+
+# First calls load models and libraries: a limit on one example's time would fail by the machine's mood.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 TEXTS = [
     "The ferry left at nine and the kiln was cold.",

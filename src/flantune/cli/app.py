@@ -91,7 +91,11 @@ def build(
         progress.close()
         described = card.to_json()
         fill = ", ".join(f"{side} {value:.1%} full" for side, value in card.fill().items() if value is not None)
-        emit(json, described, text=f"{card.rows:,} packed rows in {folder.shards} ({fill}); card: {folder.shards}/card.json")
+        emit(
+            json,
+            described,
+            text=f"{card.rows:,} packed rows in {folder.shards} ({fill}); card: {folder.shards}/card.json",
+        )
 
 
 @app.command(epilog="Example: flantune train recipes/flan-small-real.yaml --data DIR --set train.steps=100")

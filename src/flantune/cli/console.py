@@ -44,7 +44,9 @@ def guarded() -> Iterator[None]:
 
         if e.errno == errno.ENOSPC:
             where = f" while writing {e.filename}" if e.filename else ""
-            err.print(f"[bold red]error:[/] the disk is full{_escape(where)}. Free some space; the same command goes on.")
+            err.print(
+                f"[bold red]error:[/] the disk is full{_escape(where)}. Free some space; the same command goes on."
+            )
         else:
             err.print(f"[bold red]error:[/] {_escape(str(e))}")
         raise SystemExit(EXIT_FAILED) from None

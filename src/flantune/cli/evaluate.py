@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -24,8 +24,12 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model folder, a hub id, 'demo', or a recipe (*.yaml).")],
-    benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="Names, with commas: mmlu,bbh,gsm8k,mgsm.")] = "mmlu",
-    mode: Annotated[str | None, typer.Option("--mode", help="direct, cot, or both with a comma; all when not given.")] = None,
+    benchmark: Annotated[
+        str, typer.Option("--benchmark", "-b", help="Names, with commas: mmlu,bbh,gsm8k,mgsm.")
+    ] = "mmlu",
+    mode: Annotated[
+        str | None, typer.Option("--mode", help="direct, cot, or both with a comma; all when not given.")
+    ] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Folder with the benchmarks' folders.")] = None,
     path: Annotated[Path | None, typer.Option("--path", help="One benchmark's own file or folder.")] = None,
     shots: Annotated[int | None, typer.Option("--shots", min=0)] = None,
@@ -48,10 +52,7 @@ def evaluate(
         names = benchmark.split(",")
         if path is not None and len(names) > 1:
             raise RecipeError("--path names one benchmark's files; give one --benchmark with it.")
-        modes = tuple(mode.split(",")) if mode else ()
-        for m in modes:
-            if m not in ("direct", "cot"):
-                raise RecipeError(f"--mode {m}: expected direct or cot.")
+        modes = checked_modes(mode)
         settings = []
         for name in names:
             spec = BenchmarkSpec(
@@ -68,6 +69,16 @@ def evaluate(
         progress.close()
         rows = as_rows(summary)
         emit(json, {"results": rows, "folder": str(where)}, text=f"{_table(rows)}\nper item: {where}/items.parquet")
+
+
+def checked_modes(text: str | None) -> tuple[Literal["direct", "cot"], ...]:
+    modes: list[Literal["direct", "cot"]] = []
+    for mode in text.split(",") if text else ():
+        if mode == "direct" or mode == "cot":
+            modes.append(mode)
+        else:
+            raise RecipeError(f"--mode {mode}: expected direct or cot.")
+    return tuple(modes)
 
 
 def _evaluate_recipe(path: Path, data: Path | None, json: bool) -> None:
@@ -129,12 +140,13 @@ def score(
         from flantune.pipeline.evaluation import as_rows, file_settings
         from flantune.recipe import BenchmarkSpec
 
-        if mode not in ("direct", "cot"):
-            raise RecipeError(f"--mode {mode}: expected direct or cot.")
         if not outputs.exists():
             raise RecipeError(f"{outputs}: no such file.")
-        spec = BenchmarkSpec(name=benchmark, path=str(path) if path else None, modes=(mode,))  # type: ignore[arg-type]
-        (setting,) = file_settings(spec, str(data) if data else None, 0)
+        spec = BenchmarkSpec(name=benchmark, path=str(path) if path else None, modes=checked_modes(mode))
+        settings = file_settings(spec, str(data) if data else None, 0)
+        if len(settings) != 1:
+            raise RecipeError(f"--mode {mode}: one file holds the outputs of one mode; give direct or cot.")
+        setting = settings[0]
         summary = score_file(setting, outputs, output or outputs.with_suffix(".scored"))
         rows = as_rows(summary)
         emit(json, {"results": rows}, text=_table(rows))

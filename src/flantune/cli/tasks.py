@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -44,7 +46,9 @@ def collection_specs(paths: list[Path] | None, data: Path | None, reader: str) -
     if data is not None:
         found = [data / name for name in TRAINING_FOLDERS if (data / name).is_dir()]
         if not found:
-            raise RecipeError(f"--data {data}: holds none of {', '.join(TRAINING_FOLDERS)}. Name the files as arguments.")
+            raise RecipeError(
+                f"--data {data}: holds none of {', '.join(TRAINING_FOLDERS)}. Name the files as arguments."
+            )
         chosen += found
     if not chosen:
         raise RecipeError("nothing to read: name files or folders, or give --data DIR.")
@@ -60,7 +64,9 @@ def check(
     data: DataOpt = None,
     reader: ReaderOpt = "auto",
     max_rejected: LimitOpt = 0.01,
-    rejected: Annotated[Path | None, typer.Option("--rejected", help="Write the rows set aside here, JSON lines.")] = None,
+    rejected: Annotated[
+        Path | None, typer.Option("--rejected", help="Write the rows set aside here, JSON lines.")
+    ] = None,
     json: JsonOpt = False,
 ) -> None:
     """Read everything and count: files, tasks, examples, rows set aside and why."""
@@ -68,12 +74,12 @@ def check(
         from flantune.tasks import check_collections
 
         progress = ProgressLine()
-        counted: list[str] = []
+        files = itertools.count(1)
         report = check_collections(
             collection_specs(paths, data, reader),
             max_rejected,
             rejected_path=rejected,
-            on_file=lambda line: counted.append(line.path) or progress("files", len(counted), 0),
+            on_file=lambda _: progress("files", next(files), 0),
         )
         progress.close()
         emit(json, check_json(report), text=check_text(report, rejected))
@@ -118,7 +124,7 @@ def list_tasks(
 ) -> None:
     """Every task with its mixture, category, language and number of examples."""
     with guarded():
-        rows = []
+        rows: list[dict[str, Any]] = []
         progress = ProgressLine()
         for part in _read(collection_specs(paths, data, reader), max_rejected):
             count = sum(1 for _ in part.examples)
@@ -127,7 +133,10 @@ def list_tasks(
                 rows.append({**_described(part.task), "examples": count})
         progress.close()
         width = max((len(str(r["name"])) for r in rows), default=4)
-        lines = [f"{r['name']:<{width}}  {r['mixture']:<7} {r['language']:<3} {r['examples']:>9,}  {r['category']}" for r in rows]
+        lines = [
+            f"{r['name']:<{width}}  {r['mixture']:<7} {r['language']:<3} {r['examples']:>9,}  {r['category']}"
+            for r in rows
+        ]
         emit(json, {"tasks": rows}, text="\n".join([*lines, f"{len(rows)} tasks"]))
 
 
@@ -160,9 +169,7 @@ def preview(
     name: Annotated[str, typer.Argument(help="The task's name.")],
     paths: PathArg = None,
     data: DataOpt = None,
-    format_name: Annotated[
-        str, typer.Option("--format", help="zs_opt, zs_noopt, fs_opt, fs_noopt.")
-    ] = "zs_opt",
+    format_name: Annotated[str, typer.Option("--format", help="zs_opt, zs_noopt, fs_opt, fs_noopt.")] = "zs_opt",
     shots: Annotated[int | None, typer.Option("--shots", min=0, help="Exemplars, in place of the format's.")] = None,
     rationale: Annotated[str | None, typer.Option("--rationale", help="with, without or auto.")] = None,
     instruction: Annotated[bool, typer.Option(help="--no-instruction: exemplars only.")] = True,
@@ -174,7 +181,7 @@ def preview(
 ) -> None:
     """Examples of a task as a model would see them, coloured by role."""
     with guarded():
-        from flantune.formats import render, select_templates
+        from flantune.formats import applies, render, select_templates
         from flantune.pipeline.data import sample
         from flantune.templates import templates_for
 
@@ -195,7 +202,7 @@ def preview(
             query = rng.choice(examples)
             wordings = select_templates(templates_for(task), task, query, fmt)
             template = rng.choice(wordings)
-            others = [e for e in examples if e.fields != query.fields]
+            others = [e for e in examples if e.fields != query.fields and applies(template, e, task)]
             exemplars = [(e, template) for e in rng.sample(others, min(fmt.shots, len(others)))]
             prompt = render(task, query, template, fmt, exemplars, rng=rng)
             shown.append(sample(prompt))
@@ -214,8 +221,6 @@ def show_prompt(prompt: Prompt) -> None:
 
 
 def find_task(name: str, specs: list[CollectionSpec], max_rejected: float) -> tuple[Task, list[Example]]:
-    import difflib
-
     names = []
     for part in _read(specs, max_rejected):
         if part.task.name == name:

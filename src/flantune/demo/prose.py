@@ -12,12 +12,33 @@ from collections.abc import Callable, Iterator
 from flantune.demo.skills import COMPUTED
 from flantune.demo.world import Relation, keyed, relations
 
-_SPEAKERS = "Anna Boris Clara David Elena Felix Greta Hugo Irene Jonas Maria Nils Olga Pablo Rosa".split()
+_SPEAKERS = [
+    "Anna",
+    "Boris",
+    "Clara",
+    "David",
+    "Elena",
+    "Felix",
+    "Greta",
+    "Hugo",
+    "Irene",
+    "Jonas",
+    "Maria",
+    "Nils",
+    "Olga",
+    "Pablo",
+    "Rosa",
+]
 
 _PLAIN = {
-    "en": ("The {phrase} of {x} is {y}.", "The {phrase} of the {kind} {x} is {y}.", "{y} is the {phrase} of {x}.", "{x} has the {phrase} {y}."),
+    "en": (
+        "The {phrase} of {x} is {y}.",
+        "The {phrase} of the {kind} {x} is {y}.",
+        "{y} is the {phrase} of {x}.",
+        "{x} has the {phrase} {y}.",
+    ),
     "zh": ("{x}的{phrase}是{y}。", "{y}是{x}的{phrase}。", "{kind}{x}的{phrase}是{y}。"),
-}  # fmt: skip
+}
 _TALK = {
     "en": (
         "{who} said that the {phrase} of {x} is {y}.",

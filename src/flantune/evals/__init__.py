@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from flantune.errors import RecipeError
 from flantune.evals.bbh import Bbh
 from flantune.evals.benchmark import Benchmark, Extraction, Posed
+from flantune.evals.collection import Tasks
 from flantune.evals.compare import PairedRow, compare, write_comparison
 from flantune.evals.gsm8k import Gsm8k
 from flantune.evals.mgsm import Mgsm
@@ -15,7 +16,7 @@ from flantune.evals.results import Setting, read_items, settings_of
 from flantune.evals.run import run_evaluation
 from flantune.evals.score_file import score_file, score_outputs
 
-# Benchmarks that are read from files. Held-out tasks of a collection are flantune.evals.collection.Tasks.
+# Benchmarks that are read from files. Held-out tasks of a collection are `Tasks(store, names)`.
 BENCHMARKS: Mapping[str, Benchmark] = {
     b.name: b for b in (Mmlu(), Mmlu(name="mmlu_original", style="original", modes=("direct",)), Bbh(), Gsm8k(), Mgsm())
 }
@@ -34,6 +35,7 @@ __all__ = [
     "PairedRow",
     "Posed",
     "Setting",
+    "Tasks",
     "benchmark_named",
     "compare",
     "read_items",

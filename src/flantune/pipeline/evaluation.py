@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from flantune.pipeline.folder import RunFolder
 from flantune.recipe import DEMO, BenchmarkSpec, EvalSpec, Recipe
 from flantune.tasks import ExampleStore
 from flantune.tokens.tokenizer import load_tokenizer
-from flantune.train.precision import best_device, choose_precision
+from flantune.train.precision import best_device, choose_precision, on_best_device
 
 HELD_OUT = "held_out"
 
@@ -41,13 +42,15 @@ def evaluate_run(
     settings = run_settings(recipe, data)
     summaries = {}
     for side in sides:
-        engine, fingerprint = open_engine(side.model, recipe.eval, recipe.tokens.inputs_len, recipe.model.tokenizer.path)
+        engine, fingerprint = open_engine(
+            side.model, recipe.eval, recipe.tokens.inputs_len, recipe.model.tokenizer.path
+        )
         summaries[side.name] = run_evaluation(
             engine,
             settings,
             folder.evals / side.name,
             model=fingerprint,
-            on_progress=lambda done, total, name=side.name: progress(f"eval {name}", done, total),
+            on_progress=partial(progress, f"eval {side.name}"),
         )
     if len(sides) == 2:
         first, second = (folder.evals / s.name / "items.parquet" for s in sides)
@@ -92,7 +95,7 @@ def open_engine(model: str, spec: EvalSpec, inputs_len: int, tokenizer: str | No
     """The model ready to be asked, and a fingerprint of its weights and tokenizer."""
     where = str(embedded_base()) if model == DEMO else model
     words = load_tokenizer(tokenizer or where)
-    loaded = load_model(where, dropout=0.0, vocab_size=words.vocab_size).to(best_device())
+    loaded = on_best_device(load_model(where, dropout=0.0, vocab_size=words.vocab_size))
     family = family_of(loaded)
     engine = Engine(
         loaded,

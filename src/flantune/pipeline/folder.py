@@ -89,7 +89,9 @@ def open_run(recipe: Recipe, *, fresh: bool = False) -> RunFolder:
         folder.root.mkdir(parents=True, exist_ok=True)
         write_text(folder.recipe, yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
     except OSError as e:
-        raise StateError(f"{folder.root}: cannot be written: {e.strerror or e}. Give another folder with --runs.") from e
+        raise StateError(
+            f"{folder.root}: cannot be written: {e.strerror or e}. Give another folder with --runs."
+        ) from e
     return folder
 
 

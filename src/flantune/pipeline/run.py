@@ -46,13 +46,13 @@ class RunResult:
 
 def run(recipe: Recipe, *, fresh: bool = False, progress: Progress = quiet) -> RunResult:
     """Every stage in order; what is done is skipped, so the same command goes on after an interruption."""
-    from flantune.reports import write_report
-
     folder = open_run(recipe, fresh=fresh)
     build(recipe, folder, progress)
     finetune(recipe, folder, progress)
     sides = [Side("base", base_model(recipe, folder, progress)), Side("tuned", str(folder.model))]
     summaries = evaluate_run(recipe, folder, open_data(recipe, folder, progress), sides, progress)
+    from flantune.reports import write_report
+
     write_report(folder.root, folder.report)
     return RunResult(
         report=folder.report,

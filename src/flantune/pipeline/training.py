@@ -24,7 +24,7 @@ from flantune.tokens.shards import ShardReader
 from flantune.tokens.tokenizer import Tokenizer, load_tokenizer
 from flantune.train.loop import train
 from flantune.train.metrics import Metrics
-from flantune.train.precision import best_device
+from flantune.train.precision import on_best_device
 
 
 def base_model(recipe: Recipe, folder: RunFolder, progress: Progress = quiet) -> str:
@@ -44,7 +44,8 @@ def base_model(recipe: Recipe, folder: RunFolder, progress: Progress = quiet) ->
         pad_id=tokenizer.pad_id,
         dropout=0.0,  # a pass over ever new text needs none; finetuning sets the recipe's
         seed=recipe.seed,
-    ).to(best_device())
+    )
+    on_best_device(model)
     if recipe.pretrain is not None:
         lengths = pretrain_lengths(recipe.pretrain, recipe.tokens, is_one_sided(recipe))
         _build_text(recipe, folder, data, tokenizer, lengths, progress)
@@ -126,7 +127,7 @@ def finetune(recipe: Recipe, folder: RunFolder, progress: Progress = quiet) -> d
     if not (folder.shards / "index.json").exists():
         raise StateError(f"{folder.shards}: no built shards. Run flantune build first, or flantune run for all stages.")
     tokenizer = load_tokenizer(start if recipe.model.tokenizer.path is None else recipe.model.tokenizer.path)
-    model = load_model(start, dropout=recipe.model.dropout, vocab_size=tokenizer.vocab_size).to(best_device())
+    model = on_best_device(load_model(start, dropout=recipe.model.dropout, vocab_size=tokenizer.vocab_size))
     report = _train(
         model, ShardReader(folder.shards), recipe.train, recipe.tokens, folder.root, recipe.seed, "train", progress
     )

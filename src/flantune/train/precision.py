@@ -6,12 +6,19 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
+from transformers import PreTrainedModel
 
 Precision = Literal["bf16", "fp32"]
 
 
 def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def on_best_device(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, moved there in place."""
+    torch.nn.Module.to(model, best_device())
+    return model
 
 
 def choose_precision(asked: Literal["auto", "bf16", "fp32"], device: torch.device) -> Precision:
