@@ -24,13 +24,19 @@ app.add_typer(tasks.app, name="tasks", help="What is in a collection: list, show
 evaluate.register(app)
 
 
-@app.callback()
-def _top(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
-) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         typer.echo(f"flantune {flantune.__version__}")
         raise typer.Exit()
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command(epilog="Example: flantune run recipes/flan-small-real.yaml --data DIR")

@@ -1,0 +1,5 @@
+"""`python -m flantune`: the command line."""
+
+from flantune.cli import main
+
+main()
