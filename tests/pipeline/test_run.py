@@ -130,7 +130,8 @@ def test_killed_at_any_stage_the_same_command_ends_with_the_same_model(tmp_path)
     command = [sys.executable, "-m", "flantune", "run", str(path), "--json"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     folder = tmp_path / "runs" / "small"
-    for stage in ("data/shards/index.json", "pretrain/checkpoints/step-2", "checkpoints/step-2", "evals/base/header.json"):
+    stages = ("data/shards/index.json", "pretrain/checkpoints/step-2", "checkpoints/step-2", "evals/base/header.json")
+    for stage in stages:
         process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while not (folder / stage).exists() and process.poll() is None and time.monotonic() < deadline:

@@ -36,7 +36,9 @@ def evaluate(
     split: Annotated[str | None, typer.Option("--split")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Items per task.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the results.")] = None,
-    max_inputs: Annotated[int, typer.Option("--max-inputs", min=2, help="Tokens of prompt.")] = MODEL_DEFAULT_INPUTS,
+    max_inputs: Annotated[
+        int | None, typer.Option("--max-inputs", min=2, help="Tokens of prompt; the model's training length, or 2048.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     json: JsonOpt = False,
 ) -> None:
@@ -46,6 +48,7 @@ def evaluate(
             _evaluate_recipe(Path(model), data, json)
             return
         from flantune.evals import run_evaluation
+        from flantune.models.load import how_to_ask
         from flantune.pipeline.evaluation import as_rows, file_settings, open_engine
         from flantune.recipe import BenchmarkSpec, EvalSpec
 
@@ -59,8 +62,8 @@ def evaluate(
                 name=name, path=str(path) if path else None, modes=modes, shots=shots, split=split, limit=limit
             )
             settings += file_settings(spec, str(data) if data else None, seed)
-        spec_eval = EvalSpec(max_inputs=max_inputs)
-        engine, fingerprint = open_engine(model, spec_eval, max_inputs)
+        length = max_inputs or how_to_ask(model, one_sided=False).inputs_len or MODEL_DEFAULT_INPUTS
+        engine, fingerprint = open_engine(model, EvalSpec(), length)
         where = output or Path("runs") / "evals" / f"{Path(model).name}-{fingerprint[:8]}"
         progress = ProgressLine()
         summary = run_evaluation(
@@ -72,13 +75,11 @@ def evaluate(
 
 
 def checked_modes(text: str | None) -> tuple[Literal["direct", "cot"], ...]:
-    modes: list[Literal["direct", "cot"]] = []
+    known: dict[str, Literal["direct", "cot"]] = {"direct": "direct", "cot": "cot"}
     for mode in text.split(",") if text else ():
-        if mode == "direct" or mode == "cot":
-            modes.append(mode)
-        else:
+        if mode not in known:
             raise RecipeError(f"--mode {mode}: expected direct or cot.")
-    return tuple(modes)
+    return tuple(known[mode] for mode in text.split(",")) if text else ()
 
 
 def _evaluate_recipe(path: Path, data: Path | None, json: bool) -> None:

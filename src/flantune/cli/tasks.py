@@ -100,7 +100,8 @@ def check_json(report: CheckReport) -> dict[str, object]:
 
 def check_text(report: CheckReport, rejected: Path | None) -> str:
     lines = [
-        f"{report.files:,} files, {report.tasks:,} tasks, {report.examples:,} examples, {report.rejected:,} rows set aside"
+        f"{report.files:,} files, {report.tasks:,} tasks, {report.examples:,} examples, "
+        f"{report.rejected:,} rows set aside"
     ]
     lines += [f"  {count:,}: {reason}" for reason, count in report.reasons.items()]
     skipped = [line for line in report.lines if line.status == "skipped"]

@@ -14,7 +14,7 @@ import yaml
 from flantune.demo.prose import documents
 from flantune.demo.world import Skill, world
 
-# Layouts of few-shot prompts, taken in turn by a task's wordings: (inputs_prefix, delimiter, targets_prefix, separator).
+# Few-shot layouts, taken in turn by a task's wordings: (inputs_prefix, delimiter, targets_prefix, separator).
 LAYOUTS = (
     ("", "\n", "", "\n\n"),
     ("Q: ", "\n", "A: ", "\n\n"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
-from flantune.demo.skills import COMPUTED
+from flantune.demo.computed import COMPUTED
 from flantune.demo.world import Relation, keyed, relations
 
 _SPEAKERS = [

@@ -153,6 +153,6 @@ def keyed(seed: int, *names: str) -> random.Random:
 
 def world(seed: int = 0) -> tuple[Skill, ...]:
     """Every skill: the relations of the tables, then the computed ones."""
-    from flantune.demo.skills import computed_skills
+    from flantune.demo.computed import computed_skills
 
     return (*relation_skills(), *computed_skills(seed))

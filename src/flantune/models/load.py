@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +34,7 @@ from flantune.models.family import ATTENTION, family_of_type
 
 ScratchFamily = Literal["t5", "llama", "qwen3"]
 
+_ASKING = "flantune.json"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -142,12 +145,38 @@ def scratch_model(
         return model_class(config).eval()
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """How a tuned model was taught to be asked; kept beside its weights in flantune.json.
+
+    `prompt_eos`: prompts ended in EOS, the answer after it. `inputs_len`: tokens a prompt had at most.
+    """
+
+    prompt_eos: bool
+    inputs_len: int | None
+
+
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path, asking: Asking | None = None
+) -> None:
     """The finished model and its tokenizer as `AutoModel...from_pretrained` loads them. Whole or not at all."""
     with atomic_folder(folder) as temporary, quiet_transformers():
         model.save_pretrained(temporary)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
+        if asking is not None:
+            (temporary / _ASKING).write_text(json.dumps(asdict(asking)), encoding="utf-8")
+
+
+def how_to_ask(init: str, one_sided: bool) -> Asking:
+    """What the model's folder says; a decoder that was not tuned here continues the prompt's text."""
+    path = Path(init).expanduser() / _ASKING
+    if not path.is_file():
+        return Asking(prompt_eos=not one_sided, inputs_len=None)
+    try:
+        return Asking(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as e:
+        raise ModelError(f"{path}: expected prompt_eos and inputs_len, got: {e}") from e
 
 
 def count_parameters(model: PreTrainedModel) -> int:

@@ -14,7 +14,7 @@ from flantune.evals import Setting, benchmark_named, compare, run_evaluation, se
 from flantune.evals.collection import Tasks
 from flantune.inference import Engine
 from flantune.models.family import family_of
-from flantune.models.load import embedded_base, load_model
+from flantune.models.load import embedded_base, how_to_ask, load_model
 from flantune.pipeline.data import Data, Progress, quiet
 from flantune.pipeline.folder import RunFolder
 from flantune.recipe import DEMO, BenchmarkSpec, EvalSpec, Recipe
@@ -92,7 +92,10 @@ def _task_settings(spec: BenchmarkSpec, store: ExampleStore, tasks: tuple[str, .
 
 
 def open_engine(model: str, spec: EvalSpec, inputs_len: int, tokenizer: str | None = None) -> tuple[Engine, str]:
-    """The model ready to be asked, and a fingerprint of its weights and tokenizer."""
+    """The model ready to be asked, and a fingerprint of its weights and tokenizer.
+
+    Prompts are cut at `spec.max_inputs` tokens, else at `inputs_len`.
+    """
     where = str(embedded_base()) if model == DEMO else model
     words = load_tokenizer(tokenizer or where)
     loaded = on_best_device(load_model(where, dropout=0.0, vocab_size=words.vocab_size))
@@ -103,6 +106,7 @@ def open_engine(model: str, spec: EvalSpec, inputs_len: int, tokenizer: str | No
         "causal" if family.one_sided else "encoder-decoder",
         max_inputs=spec.max_inputs or inputs_len,
         batch_tokens=spec.batch_tokens,
+        prompt_eos=how_to_ask(where, family.one_sided).prompt_eos,
         precision=choose_precision(spec.precision, best_device()),
     )
     return engine, model_fingerprint(where, words.fingerprint)

@@ -12,7 +12,7 @@ import orjson
 
 from flantune.errors import RecipeError, StateError
 from flantune.models.family import Family, family_of
-from flantune.models.load import load_model, save_model, scratch_model
+from flantune.models.load import Asking, load_model, save_model, scratch_model
 from flantune.pipeline.data import Data, Progress, is_one_sided, open_data, open_tokenizer, quiet, text_source
 from flantune.pipeline.folder import RunFolder
 from flantune.recipe import PretrainSpec, Recipe, TokensSpec, TrainSpec
@@ -131,7 +131,8 @@ def finetune(recipe: Recipe, folder: RunFolder, progress: Progress = quiet) -> d
     report = _train(
         model, ShardReader(folder.shards), recipe.train, recipe.tokens, folder.root, recipe.seed, "train", progress
     )
-    save_model(model, tokenizer.hf, folder.model)
+    asking = Asking(prompt_eos=True, inputs_len=recipe.tokens.inputs_len)
+    save_model(model, tokenizer.hf, folder.model, asking)
     done.write_bytes(orjson.dumps(report))
     return report
 
