@@ -27,5 +27,5 @@ if ! "$VENV/bin/python" -c 'import torch' 2>/dev/null; then
       $pip "$torch"
   fi
 fi
-$pip setuptools
+$pip "setuptools>=77"
 $pip --no-build-isolation --editable '.[test,lint,hub]'
