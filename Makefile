@@ -30,8 +30,8 @@ test-browser: setup
 	$(BIN)/python -m pytest -m browser
 
 lint: setup
-	$(BIN)/ruff check src tests benchmarks scripts
-	$(BIN)/ruff format --check src tests benchmarks scripts
+	$(BIN)/ruff check src tests scripts
+	$(BIN)/ruff format --check src tests scripts
 	$(BIN)/mypy src/flantune
 
 clean:
