@@ -11,6 +11,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+import tokenizers
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
@@ -20,6 +21,7 @@ from flantune.models.atomic import atomic_folder
 from flantune.models.load import embedded_base
 from flantune.pipeline import base_model, open_run
 from flantune.recipe import load_recipe
+from flantune.tokens.tokenizer import put_space_before
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "demo-base.yaml"
 DOCUMENTS = 400_000
@@ -48,13 +50,19 @@ def main() -> None:
 
 
 def ship(base: Path, out: Path) -> None:
-    """The base as it lies in the package: bfloat16 weights and the tokenizer, nothing else."""
+    """The base as it lies in the package: bfloat16 weights and the tokenizer, nothing else.
+
+    Pretraining read whole documents; prompts and answers are read as if they stood inside one.
+    """
     with atomic_folder(out) as temporary:
         model = AutoModelForSeq2SeqLM.from_pretrained(base, dtype=torch.bfloat16, use_safetensors=True)
         model.save_pretrained(temporary)
         for name in KEPT:
             if not (temporary / name).exists():
                 shutil.copy(base / name, temporary / name)
+        tokenizer = tokenizers.Tokenizer.from_file(str(base / "tokenizer.json"))
+        put_space_before(tokenizer)
+        tokenizer.save(str(temporary / "tokenizer.json"))
     size = sum(p.stat().st_size for p in out.iterdir())
     print(f"{out}: {size / 1e6:.1f} MB")
 

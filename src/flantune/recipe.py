@@ -137,6 +137,7 @@ class TokenizerSpec(Section):
     path: str | None = Field(None, description="folder or hub id; the model's own when not given")
     vocab_size: int = Field(16_384, gt=300, description="when one is trained on the collections' text")
     sample_mb: float = Field(40, gt=0, description="text to train it on")
+    prefix_space: bool = Field(True, description="a text's first word gets the id it has inside text")
 
 
 class ModelSpec(Section):

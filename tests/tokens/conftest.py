@@ -15,4 +15,11 @@ TEXTS = [
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return train_tokenizer(TEXTS, 600, Path(tmp_path_factory.mktemp("tokenizer")))
+    """Without the space before a text, so that a test can count on a text's own characters alone."""
+    return train_tokenizer(TEXTS, 600, Path(tmp_path_factory.mktemp("tokenizer")), prefix_space=False)
+
+
+@pytest.fixture(scope="session")
+def spaced(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """As a recipe trains it by default."""
+    return train_tokenizer(TEXTS, 600, Path(tmp_path_factory.mktemp("spaced")))

@@ -31,6 +31,22 @@ def test_any_text_survives_the_round_trip(tokenizer: Tokenizer, text: str) -> No
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+@settings(deadline=None)
+@given(text=st.text())
+def test_any_text_survives_the_round_trip_with_a_space_before_it(spaced: Tokenizer, text: str) -> None:
+    assert spaced.decode(spaced.encode(text)) == text
+
+
+def test_a_first_word_has_the_id_it_has_inside_text(spaced: Tokenizer) -> None:
+    assert spaced.encode("fox").tolist() == spaced.encode("the fox").tolist()[1:]
+    assert spaced.encode("fox").tolist() == spaced.encode("the fox").tolist()[-1:]
+
+
+def test_text_of_a_chat_template_gets_no_space_after_its_control_tokens(spaced: Tokenizer) -> None:
+    (ids,) = spaced.encode_batch(["<pad>fox</s>fox"], parse_special=True)
+    assert spaced.decode(ids, skip_special=False) == "<pad>fox</s>fox"
+
+
 @pytest.mark.parametrize("text", ["a\n\n b\r\n\tc  d", "{ } < > ~ ^ \\ `", "你好，世界", "\x85\u2028", " .", "e\u0301"])
 def test_what_t5s_vocabulary_loses_survives(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -94,7 +110,7 @@ def test_the_saved_folder_is_a_transformers_tokenizer_that_ends_with_eos(tokeniz
 
 
 def test_equal_texts_train_equal_files(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    again = train_tokenizer(TEXTS, 600, tmp_path / "a")
+    again = train_tokenizer(TEXTS, 600, tmp_path / "a", prefix_space=False)
     other = train_tokenizer([*TEXTS, "zzz zzz zzz"], 600, tmp_path / "b")
     assert again.fingerprint == tokenizer.fingerprint != other.fingerprint
     first = Path(tokenizer.hf.name_or_path)

@@ -78,7 +78,7 @@ def open_tokenizer(recipe: Recipe, folder: RunFolder, data: Data) -> Tokenizer:
     if not (folder.tokenizer / "tokenizer.json").exists():
         texts = _up_to(plain_text(recipe, data), int(spec.tokenizer.sample_mb * 1e6))
         temporary = folder.tokenizer.with_name("tokenizer.tmp")
-        train_tokenizer(texts, spec.tokenizer.vocab_size, temporary)
+        train_tokenizer(texts, spec.tokenizer.vocab_size, temporary, prefix_space=spec.tokenizer.prefix_space)
         temporary.rename(folder.tokenizer)
     return load_tokenizer(folder.tokenizer)
 

@@ -103,11 +103,16 @@ class Tokenizer:
         spec = json.loads(backend.to_str())
         if plain and spec["model"].get("type") == "Unigram":
             _hide_control_pieces(spec)
+        if not plain and spec["normalizer"] == _SPACE_BEFORE:
+            spec["normalizer"] = None  # it would add a space after every control token of a chat
         copy = tokenizers.Tokenizer.from_str(json.dumps(spec))
         copy.no_truncation()
         copy.no_padding()
         copy.encode_special_tokens = plain
         return copy
+
+
+_SPACE_BEFORE = {"type": "Prepend", "prepend": " "}
 
 
 def _hide_control_pieces(spec: dict[str, Any]) -> None:
@@ -157,13 +162,27 @@ def wrap_tokenizer(hf: PreTrainedTokenizerBase, where: str = "tokenizer") -> Tok
     return Tokenizer(hf=hf, eos_id=int(hf.eos_token_id), pad_id=int(pad_id), sentinel_ids=tuple(sentinels))
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path | str) -> Tokenizer:
+def put_space_before(core: tokenizers.Tokenizer) -> None:
+    """Make a byte-level tokenizer read every text as if a space stood before it, and take the space off again.
+
+    A text's first word then has the id it has inside text, as with SentencePiece's dummy prefix. Without that an answer
+    of one word is spelled in pieces that pretraining hardly ever met, and what was learned of the word is out of reach.
+    """
+    from tokenizers import decoders, normalizers
+
+    core.normalizer = normalizers.Prepend(" ")
+    core.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+
+
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, folder: Path | str, *, prefix_space: bool = True
+) -> Tokenizer:
     """Byte-level BPE over `texts`, saved in `folder` as AutoTokenizer reads it. Equal texts give equal files.
 
     Lossless: every byte has a piece, so line breaks, braces and Chinese survive the round trip, which T5's own
     vocabulary does not offer (spec 3.7). Digits are single tokens. Layout as T5's: <pad> 0, </s> 1, <unk> 2 (never
     produced) ... <extra_id_0> last. Little text fills less than `vocab_size`. Called without special arguments the
-    saved tokenizer appends </s>, as training does.
+    saved tokenizer appends </s>, as training does. `prefix_space`: see `put_space_before`.
     """
     import tokenizers
     from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
@@ -179,6 +198,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path | str) -
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     core.decoder = decoders.ByteLevel()
+    if prefix_space:
+        put_space_before(core)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - NUM_SENTINELS,
         special_tokens=[PAD, EOS, UNK],
