@@ -111,7 +111,7 @@ def test_the_saved_folder_is_a_transformers_tokenizer_that_ends_with_eos(tokeniz
 
 def test_equal_texts_train_equal_files(tokenizer: Tokenizer, tmp_path: Path) -> None:
     again = train_tokenizer(TEXTS, 600, tmp_path / "a", prefix_space=False)
-    other = train_tokenizer([*TEXTS, "zzz zzz zzz"], 600, tmp_path / "b")
+    other = train_tokenizer([*TEXTS, "zzz zzz zzz"], 600, tmp_path / "b", prefix_space=False)
     assert again.fingerprint == tokenizer.fingerprint != other.fingerprint
     first = Path(tokenizer.hf.name_or_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
