@@ -43,6 +43,11 @@ def embedded_base() -> Path:
     return Path(__file__).resolve().parent.parent / "demo" / "base"
 
 
+def located(init: str) -> str:
+    """A folder or hub id; "demo" is the embedded base."""
+    return str(embedded_base()) if init == recipe.DEMO else init
+
+
 def load_model(init: str, *, dropout: float | None = None, vocab_size: int | None = None) -> PreTrainedModel:
     """A model in float32, with SDPA attention, in evaluation mode; `init` is a folder, a hub id or "demo".
 
@@ -51,7 +56,7 @@ def load_model(init: str, *, dropout: float | None = None, vocab_size: int | Non
     safetensors weights, where the architecture is not one of `models.family`, or where any weight is missing:
     transformers would fill it with random numbers and go on.
     """
-    name = str(embedded_base()) if init == recipe.DEMO else init
+    name = located(init)
     local = Path(name).expanduser()
     if local.is_dir():
         name = str(local)
@@ -71,7 +76,7 @@ def load_model(init: str, *, dropout: float | None = None, vocab_size: int | Non
 
 def model_type(init: str) -> str:
     """transformers' name of the architecture at `init`, from its configuration alone."""
-    name = str(embedded_base()) if init == recipe.DEMO else init
+    name = located(init)
     return str(_read_config(name, Path(name).expanduser().is_dir()).model_type)
 
 

@@ -14,7 +14,7 @@ from flantune.errors import RecipeError
 from flantune.mixtures import Mixture
 from flantune.pipeline.folder import RunFolder, write_text
 from flantune.pipeline.text import collection_documents, file_documents
-from flantune.recipe import DEMO, Recipe
+from flantune.recipe import Recipe
 from flantune.tasks import ExampleStore, HeldOutSplit, build_store, split_held_out
 from flantune.templates import templates_for
 from flantune.tokens.build import build_shards, read_card
@@ -68,13 +68,13 @@ def make_mixture(recipe: Recipe, store: ExampleStore, split: HeldOutSplit) -> Mi
 
 def open_tokenizer(recipe: Recipe, folder: RunFolder, data: Data) -> Tokenizer:
     """The named tokenizer, the model's own, or one trained on the run's text where the model is from scratch."""
-    from flantune.models.load import embedded_base
+    from flantune.models.load import located
 
     spec = recipe.model
     if spec.tokenizer.path:
         return load_tokenizer(spec.tokenizer.path)
     if spec.init != "scratch":
-        return load_tokenizer(embedded_base() if spec.init == DEMO else spec.init)
+        return load_tokenizer(located(spec.init))
     if not (folder.tokenizer / "tokenizer.json").exists():
         texts = _up_to(plain_text(recipe, data), int(spec.tokenizer.sample_mb * 1e6))
         temporary = folder.tokenizer.with_name("tokenizer.tmp")

@@ -14,10 +14,10 @@ from flantune.evals import Setting, benchmark_named, compare, run_evaluation, se
 from flantune.evals.collection import Tasks
 from flantune.inference import Engine
 from flantune.models.family import family_of
-from flantune.models.load import embedded_base, how_to_ask, load_model
+from flantune.models.load import how_to_ask, load_model, located
 from flantune.pipeline.data import Data, Progress, quiet
 from flantune.pipeline.folder import RunFolder
-from flantune.recipe import DEMO, BenchmarkSpec, EvalSpec, Recipe
+from flantune.recipe import BenchmarkSpec, EvalSpec, Recipe
 from flantune.tasks import ExampleStore
 from flantune.tokens.tokenizer import load_tokenizer
 from flantune.train.precision import best_device, choose_precision, on_best_device
@@ -96,7 +96,7 @@ def open_engine(model: str, spec: EvalSpec, inputs_len: int, tokenizer: str | No
 
     Prompts are cut at `spec.max_inputs` tokens, else at `inputs_len`.
     """
-    where = str(embedded_base()) if model == DEMO else model
+    where = located(model)
     words = load_tokenizer(tokenizer or where)
     loaded = on_best_device(load_model(where, dropout=0.0, vocab_size=words.vocab_size))
     family = family_of(loaded)

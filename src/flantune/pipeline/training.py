@@ -12,7 +12,7 @@ import orjson
 
 from flantune.errors import RecipeError, StateError
 from flantune.models.family import Family, family_of
-from flantune.models.load import Asking, load_model, save_model, scratch_model
+from flantune.models.load import Asking, load_model, located, save_model, scratch_model
 from flantune.pipeline.data import Data, Progress, is_one_sided, open_data, open_tokenizer, quiet, text_source
 from flantune.pipeline.folder import RunFolder
 from flantune.recipe import PretrainSpec, Recipe, TokensSpec, TrainSpec
@@ -30,7 +30,7 @@ from flantune.train.precision import on_best_device
 def base_model(recipe: Recipe, folder: RunFolder, progress: Progress = quiet) -> str:
     """Where finetuning starts from: a folder or hub id. From scratch it is made, pretrained and saved in the run."""
     if recipe.model.init != "scratch":
-        return recipe.model.init
+        return located(recipe.model.init)
     if (folder.base / "config.json").exists():
         return str(folder.base)
     data = open_data(recipe, folder, progress)
