@@ -169,12 +169,13 @@ def read_collection(
             yield rows
         rejects.check(rows_file(path), max_rejected)
     if not found:
+        empty = sum(rows_file(path).is_file() and is_empty(rows_file(path)) for path in parts)
         raise DataError(
             spec.path,
             field="files",
-            expected="one that a reader knows",
-            got=f"none among {len(parts)}",
-            mend="Name the reader in the recipe.",
+            expected="at least one with rows, in a format that a reader knows",
+            got=f"none among {len(parts)}" + (f" ({empty} of them empty)" if empty else ""),
+            mend="Fill the empty ones." if empty == len(parts) else "Name the reader in the recipe.",
         )
 
 
