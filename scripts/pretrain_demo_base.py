@@ -17,11 +17,11 @@ from transformers import AutoModelForSeq2SeqLM
 
 from flantune.cli.console import ProgressLine
 from flantune.demo.files import write_prose, write_world
-from flantune.models.atomic import atomic_folder
 from flantune.models.load import embedded_base
 from flantune.pipeline import base_model, open_run
 from flantune.recipe import load_recipe
 from flantune.tokens.tokenizer import put_space_before
+from flantune.whole import atomic_folder
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "demo-base.yaml"
 DOCUMENTS = 400_000

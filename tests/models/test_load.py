@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, BertConfig
 
 from flantune.errors import ModelError, StateError
 from flantune.models import load
-from flantune.models.atomic import atomic_folder, remove_leftovers
 from flantune.models.check import check_packing
 from flantune.models.load import check_vocabulary, count_parameters, load_model, save_model, scratch_model
 from flantune.recipe import DEMO, ModelSize
+from flantune.whole import atomic_folder, remove_leftovers
 from models.packs import EOS, PAD, packed_row, tiny_model
 
 FAMILIES = ["t5", "llama", "qwen3"]
@@ -191,7 +191,7 @@ class TestAtomicFolder:
 
     def test_what_a_kill_left_is_removed_and_nothing_else(self, tmp_path: Path):
         script = (
-            "import os, pathlib, sys; from flantune.models.atomic import atomic_folder\n"
+            "import os, pathlib, sys; from flantune.whole import atomic_folder\n"
             "with atomic_folder(pathlib.Path(sys.argv[1]) / 'm') as f: (f / 'a').write_text('x'); os._exit(9)"
         )
         subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import yaml
 
 from flantune.demo.prose import documents
 from flantune.demo.world import Skill, world
+from flantune.whole import atomic_folder, write_whole
 
 # Few-shot layouts, taken in turn by a task's wordings: (inputs_prefix, delimiter, targets_prefix, separator).
 LAYOUTS = (
@@ -82,11 +81,7 @@ def write_world(folder: Path, seed: int = 0) -> Path:
 def write_prose(path: Path, count: int, seed: int = 0) -> Path:
     """`count` documents of pretraining prose, separated by blank lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8", newline="\n") as out:
-        for document in documents(count, seed):
-            out.write(document + "\n\n")
-    os.replace(temporary, path)
+    write_whole(path, lambda file: file.writelines(f"{d}\n\n".encode() for d in documents(count, seed)))
     return path
 
 
@@ -97,12 +92,8 @@ def _write_folder(folder: Path, content: dict[str, bytes]) -> Path:
     mark = folder / ".world"
     if mark.is_file() and mark.read_text() == digest.hexdigest():
         return folder
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for name, data in content.items():
-        (temporary / name).write_bytes(data)
-    (temporary / ".world").write_text(digest.hexdigest())
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    with atomic_folder(folder) as temporary:
+        for name, data in content.items():
+            (temporary / name).write_bytes(data)
+        (temporary / ".world").write_text(digest.hexdigest())
     return folder

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flantune.errors import RecipeError
-from flantune.evals.results import MISSING, Answered, read_items, write_json
+from flantune.evals.results import MISSING, Answered, read_items
 from flantune.evals.statistics import estimate_difference, mcnemar
 from flantune.evals.summary import strict
+from flantune.whole import write_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

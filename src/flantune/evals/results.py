@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,6 +14,7 @@ from flantune.errors import RecipeError, StateError
 from flantune.evals.benchmark import Benchmark, Fits, Posed
 from flantune.recipe import BenchmarkSpec
 from flantune.types import Item, Result
+from flantune.whole import write_whole
 
 MISSING = "no output"  # the reason of a result whose item nobody answered
 
@@ -152,7 +151,7 @@ def write_items(path: Path, rows: Iterable[Answered]) -> None:
     """items.parquet, whole or not at all."""
     records = [_record(row) for row in rows]
     table = pa.Table.from_pylist(records, schema=_SCHEMA)
-    write_atomically(path, lambda target: pq.write_table(table, target))
+    write_whole(path, lambda file: pq.write_table(table, file))
 
 
 def read_items(path: Path) -> list[Answered]:
@@ -222,21 +221,3 @@ def _answered(record: dict[str, Any]) -> Answered:
         truncated=record["truncated"],
     )
     return Answered(record["setting"], record["asked_shots"], record["shots_dropped"], record["sampled_tasks"], result)
-
-
-def write_json(path: Path, content: Any) -> None:
-    data = orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n"
-    write_atomically(path, lambda target: target.write_bytes(data))
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Through a file beside it, flushed to disk and renamed: a reader meets the old content or the new, never half."""
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        write(beside)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as e:
-        beside.unlink(missing_ok=True)
-        raise StateError(f"{path}: cannot be written: {e.strerror or e}.") from e

@@ -18,10 +18,11 @@ import orjson
 
 from flantune.errors import RecipeError, StateError
 from flantune.evals.benchmark import Posed
-from flantune.evals.results import Setting, judge, write_items, write_json
+from flantune.evals.results import Setting, judge, write_items
 from flantune.evals.summary import summarise
 from flantune.inference.engine import Generated, GenerateRequest, Scored, ScoreRequest
 from flantune.types import Item
+from flantune.whole import write_json
 
 FORMAT = 1
 HEADER, ANSWERS, ITEMS, SUMMARY = "header.json", "items.jsonl", "items.parquet", "summary.json"

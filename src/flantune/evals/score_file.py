@@ -8,8 +8,9 @@ from typing import Any
 
 from flantune.errors import DataError
 from flantune.evals.benchmark import Posed, everything_fits, existing, read_json_lines
-from flantune.evals.results import Answered, Setting, judge, unanswered, write_items, write_json
+from flantune.evals.results import Answered, Setting, judge, unanswered, write_items
 from flantune.evals.summary import summarise
+from flantune.whole import write_json
 
 
 def score_outputs(setting: Setting, outputs: Path) -> list[Answered]:

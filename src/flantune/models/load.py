@@ -29,8 +29,8 @@ from transformers.utils import logging as hf_logging
 
 from flantune import recipe
 from flantune.errors import ModelError
-from flantune.models.atomic import atomic_folder
 from flantune.models.family import ATTENTION, family_of_type
+from flantune.whole import atomic_folder
 
 ScratchFamily = Literal["t5", "llama", "qwen3"]
 

@@ -22,6 +22,7 @@ from flantune.tokens.card import DataCard
 from flantune.tokens.encode import EncodedBatch, encode_prompts
 from flantune.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from flantune.types import Prompt
+from flantune.whole import atomic_folder
 
 SAMPLES = 48  # rendered prompts kept for the report
 Progress = Callable[[str, int, int], None]  # stage, done, of
@@ -77,9 +78,8 @@ def open_tokenizer(recipe: Recipe, folder: RunFolder, data: Data) -> Tokenizer:
         return load_tokenizer(located(spec.init))
     if not (folder.tokenizer / "tokenizer.json").exists():
         texts = _up_to(plain_text(recipe, data), int(spec.tokenizer.sample_mb * 1e6))
-        temporary = folder.tokenizer.with_name("tokenizer.tmp")
-        train_tokenizer(texts, spec.tokenizer.vocab_size, temporary, prefix_space=spec.tokenizer.prefix_space)
-        temporary.rename(folder.tokenizer)
+        with atomic_folder(folder.tokenizer) as temporary:
+            train_tokenizer(texts, spec.tokenizer.vocab_size, temporary, prefix_space=spec.tokenizer.prefix_space)
     return load_tokenizer(folder.tokenizer)
 
 

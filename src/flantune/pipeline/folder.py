@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import yaml
 import flantune
 from flantune.errors import StateError, shorten
 from flantune.recipe import Recipe
+from flantune.whole import write_whole
 
 # What may change between two calls without making earlier stages' files another run's.
 _FREE = ("eval", "runs", "vars", "max_rejected")
@@ -132,10 +132,4 @@ def versions() -> dict[str, str]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(temporary, path)
+    write_whole(path, lambda file: file.write(text.encode()))

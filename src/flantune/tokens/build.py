@@ -14,7 +14,8 @@ from flantune.recipe import TokensSpec
 from flantune.tokens.card import DataCard
 from flantune.tokens.encode import EncodedBatch
 from flantune.tokens.packing import pack_examples
-from flantune.tokens.shards import INDEX, ShardRecord, ShardWriter, check_shard, read_index, write_json
+from flantune.tokens.shards import INDEX, ShardRecord, ShardWriter, check_shard, read_index
+from flantune.whole import write_json
 
 CARD = "card.json"
 PROGRESS = "progress.json"

@@ -6,13 +6,11 @@ FOLDER/index.json                                  names, rows, sizes, sha256: a
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -24,6 +22,7 @@ import pyarrow as pa
 
 from flantune.errors import RecipeError, StateError
 from flantune.types import Packed
+from flantune.whole import write_json, write_whole
 
 INDEX = "index.json"
 _FORMAT = 1
@@ -233,37 +232,6 @@ def check_shard(folder: Path, shard: ShardRecord, *, digest: bool) -> None:
             got = hashlib.file_digest(file, "sha256").hexdigest()
         if got != shard.sha256:
             raise StateError(f"{path}: expected sha256 {shard.sha256[:12]}…, got {got[:12]}…. {mend}")
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    data = (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
-    write_whole(path, lambda file: file.write(data))
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> str:
-    """Write a file that is either whole or not there, also through a power cut. Returns its sha256 in hex."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("w+b") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as e:
-        temporary.unlink(missing_ok=True)
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StateError(
-                f"{path}: the disk is full. What was written before is whole; free some space and run the same command."
-            ) from e
-        raise StateError(f"{path}: cannot be written: {e}") from e
-    return digest
 
 
 def _list_array(rows: Sequence[npt.NDArray[Any]], value_type: pa.DataType) -> pa.ListArray:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from flantune.errors import StateError
-from flantune.models.atomic import atomic_folder, remove_leftovers
+from flantune.whole import atomic_folder, remove_leftovers
 
 _STEP = re.compile(r"step-(\d+)")
 

@@ -1,18 +1,50 @@
-"""Folders that appear whole or not at all: written beside their final place, flushed to disk, then renamed."""
+"""Files and folders that appear whole or not at all: written beside their place, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
 from flantune.errors import StateError
 
 _TEMPORARY = ".tmp-"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole, as `write_whole` writes; keys in the order given."""
+    data = (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+    write_whole(path, lambda file: file.write(data))
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> str:
+    """Write a file that is either whole or not there, also through a power cut. Returns its sha256 in hex."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("w+b") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.replace(temporary, path)
+        _fsync(path.parent)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StateError(
+                f"{path}: the disk is full. What was written before is whole; free some space and run the same command."
+            ) from e
+        raise StateError(f"{path}: cannot be written: {e}") from e
+    return digest
 
 
 @contextmanager
