@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from safetensors.torch import load_file
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from flantune.demo.files import write_world
 from flantune.errors import RecipeError, StateError
@@ -103,6 +103,20 @@ def test_equal_recipes_give_equal_models(recipe, tmp_path):
     first, second = weights(recipe), weights(other)
     assert first.keys() == second.keys()
     assert all((first[k] == second[k]).all() for k in first)
+
+
+def test_a_decoder_runs_the_same_path(tmp_path):
+    write_world(tmp_path / "world")
+    raw = recipe_of(tmp_path)
+    model = {**raw["model"], "family": "llama"}  # type: ignore[dict-item]
+    recipe = parse_recipe({**raw, "model": model})
+    result = run(recipe)
+    assert {r["shots"] for r in result.comparison} == {0, 2}
+    asked = json.loads((recipe.folder / "model" / "flantune.json").read_text())
+    assert asked == {"prompt_eos": True, "inputs_len": 96}
+    headers = [json.loads((recipe.folder / "evals" / s / "header.json").read_text()) for s in ("base", "tuned")]
+    assert [h["prompt_eos"] for h in headers] == [False, True]  # the untuned base continues text, the tuned one answers
+    assert AutoModelForCausalLM.from_pretrained(recipe.folder / "model").config.hidden_size == 32
 
 
 def test_a_changed_recipe_is_refused_with_the_key_that_changed(recipe, tmp_path):
