@@ -24,7 +24,8 @@ TEXTS = [
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return train_tokenizer(TEXTS, 400, Path(tmp_path_factory.mktemp("tokenizer")))
+    # Without the space before a text, so that any piece of the vocabulary can be an option of one token.
+    return train_tokenizer(TEXTS, 400, Path(tmp_path_factory.mktemp("tokenizer")), prefix_space=False)
 
 
 @pytest.fixture(scope="session")
