@@ -101,6 +101,8 @@ class Format:
     demonstrations: bool = False  # take exemplars from the task's own stored ones, explanations included
     inverted: bool = False
     chat: bool = False
+    language: str = "any"  # of the wording; "any": every language the task is worded in
+    delimiters: Literal["template", "random"] = "template"  # few-shot: each template's own, or drawn per prompt
 
 
 @dataclass(frozen=True, slots=True)

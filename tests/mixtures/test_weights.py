@@ -196,7 +196,7 @@ def test_held_out_and_empty_tasks_are_never_leaves_and_are_listed() -> None:
         (MixtureSpec(parts=(part("p", "empty/*"),)), "part 'p': nothing to draw from: 1 without examples"),
         (MixtureSpec(parts=(part("p", "a/1"), part("p", "b/*"))), "two parts are named 'p'"),
         (MixtureSpec(parts=(MixturePart(name="p", mixture="nope"),)), "no task of mixture 'nope'. Mixtures read: a, b"),
-        (MixtureSpec(preset="paper-a"), "preset 'paper-a': no task of muffin"),
+        (MixtureSpec(preset="paper-a"), "preset 'flan2022-paper-a': no task of muffin"),
         (MixtureSpec(preset="paper-a", cap=5), "has its own caps"),
         (MixtureSpec(preset="uniform", cap=5), "a cap changes nothing"),
         (

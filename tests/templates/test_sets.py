@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import re
 from collections import Counter
 from dataclasses import replace
@@ -14,6 +15,7 @@ from flantune.templates import (
     check_templates,
     has_words,
     labelled_templates,
+    language_code,
     set_names,
     slots,
     template_set,
@@ -37,8 +39,7 @@ def own(name: str, kind: str) -> list[Template]:
 
 
 def all_sets() -> list[tuple[str, str]]:
-    found = [(name, "en") for name in set_names()]
-    return found + [(name, "zh") for name in ("niv2", "generic_question", "generic_input", "generic_text")]
+    return [(name, language) for name in set_names() for language in ("en", "zh")]
 
 
 @pytest.mark.parametrize(("name", "language"), all_sets())
@@ -70,13 +71,49 @@ def test_wordings_without_options_speak_of_none():
         for t in template_set(name).templates:
             if "options_" in slots(t.inputs):
                 assert not re.search(r"(?i)choose|choice|option|select|pick one", t.inputs.replace("{options_}", "")), t
+        for t in template_set(name, "zh").templates:
+            if "options_" in slots(t.inputs):
+                assert "选" not in t.inputs.replace("{options_}", ""), t
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("dataset", COT)
-def test_a_rationale_set_has_ten_forward_five_direct_and_the_shared_inverted_ones(dataset: str):
-    kinds = Counter(t.kind for t in template_set(f"cot_{dataset}").templates)
-    assert kinds == {"rationale": 10, "direct": 10, "inverted": 18}
-    assert len(own(f"cot_{dataset}", "rationale")) == 10 and len(own(f"cot_{dataset}", "direct")) == 5
+def test_a_rationale_set_has_ten_forward_five_direct_and_the_shared_inverted_ones(dataset: str, language: str):
+    found = template_set(f"cot_{dataset}", language)
+    assert Counter(t.kind for t in found.templates) == {"rationale": 10, "direct": 10, "inverted": 18}
+    prefix = f"cot_{dataset}" if language == "en" else f"cot_{dataset}.zh"
+    assert sum(t.name.startswith(f"{prefix}/rationale/") for t in found.templates) == 10
+    assert sum(t.name.startswith(f"{prefix}/direct/") for t in found.templates) == 5
+
+
+def test_a_muffin_set_has_ten_with_as_many_inverted_among_them_as_the_recipe_has(spec_dir: Path):
+    with (spec_dir / "template_inventory.csv").open(newline="", encoding="utf-8") as file:
+        inventory = {row["pattern_key"]: row for row in csv.DictReader(file)}
+    keys = {
+        "arc_challenge": "arc", "arc_easy": "arc", "boolq": "bool_q", "boolq_icl": "bool_q", "copa_icl": "copa",
+        "nq_open": "natural_questions", "openbook_qa": "openbookqa",
+    }  # fmt: skip
+    ours = [name.removeprefix("muffin_") for name in set_names() if name.startswith("muffin_")]
+    assert len(ours) == 19
+    for name in ours:
+        row = inventory[keys.get(name, name)]
+        templates = template_set(f"muffin_{name}").templates
+        assert len(templates) == int(row["zero_shot_templates"]) == 10, name
+        assert sum(t.kind == "inverted" for t in templates) == int(row["zs_target_differs_from_main"]), name
+        with_slot = sum("options_" in slots(t.inputs) for t in templates)
+        assert with_slot == int(row["zs_with_options_slot"]), name
+
+
+def test_every_chinese_wording_that_has_words_is_chinese():
+    for name in set_names():
+        for t in template_set(name, "zh").templates:
+            for pattern in (t.inputs, t.few_shot.instruction, t.few_shot.inputs_prefix + t.few_shot.targets_prefix):
+                bare = re.sub(r"\{\w+\}|@placeholder|cause|effect|\b[AB]\b", "", pattern)
+                assert not re.search(r"[A-Za-z]", bare), (t.name, pattern)
+                assert not re.search(r"[一-鿿][,?:;]", bare), (t.name, pattern)
+    assert {t.name for t in template_set("cot_gsm8k", "zh").templates if t.kind == "inverted"} == {
+        f"cot_inverted.zh/inverted/{i}" for i in range(18)
+    }
 
 
 def test_zero_shot_targets_close_with_the_answer_in_fifteen_ways():
@@ -197,8 +234,8 @@ def test_two_templates_of_one_name_are_refused():
 def test_an_unknown_set_names_near_ones():
     with pytest.raises(TemplateError, match="cot_gsm8k"):
         template_set("cot_gsm8")
-    with pytest.raises(TemplateError, match="language 'zh'"):
-        template_set("cot_gsm8k", "zh")
+    with pytest.raises(TemplateError, match="language 'fr'"):
+        template_set("cot_gsm8k", "fr")
 
 
 def test_a_tasks_own_templates_come_before_its_set_and_are_checked():
@@ -237,7 +274,15 @@ def test_the_wordings_language_follows_the_task_and_the_call():
     assert {t.language for t in templates_for(task())} == {"en"}
     assert {t.language for t in templates_for(task(), "zh")} == {"zh"}
     gsm8k = task(templates="cot_gsm8k")
-    assert {t.language for t in templates_for(gsm8k, "zh")} == {"en"}  # what it has
+    assert {t.language for t in templates_for(gsm8k, "zh")} == {"zh"}
+    assert {t.language for t in templates_for(gsm8k, ("en", "zh"))} == {"en", "zh"}
+    assert {t.language for t in templates_for(gsm8k, "fr")} == {"en"}  # what it has
+    unknown = task(fields=("context", "review"))
+    assert {t.language for t in templates_for(unknown, "zh")} == {"zh"}
+    assert len(templates_for(unknown, ("en", "zh"))) == 10
+    assert [language_code(name) for name in ("Chinese", "zh-CN", "English", "en_GB", "fr", "Telugu")] == [
+        "zh", "zh", "en", "en", "fr", "telugu",
+    ]  # fmt: skip
     assert is_chinese("zh-CN") and is_chinese("Chinese") and not is_chinese("en")
 
 

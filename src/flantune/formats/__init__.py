@@ -2,15 +2,17 @@
 
 from flantune.formats.chat import chat_prompt, to_messages
 from flantune.formats.few_shot import draw_separator, kept_exemplars, same_template_positions
-from flantune.formats.options import LIST_STYLE, OptionStyle, draw_style, print_options, worded_answer
+from flantune.formats.options import LIST_STYLE, OptionStyle, draw_style, in_language, print_options, worded_answer
 from flantune.formats.preview import as_plain_text, as_rich_text, legend
-from flantune.formats.render import demonstration_exemplars, render
+from flantune.formats.render import demonstration_exemplars, layout_of, render
 from flantune.formats.selection import applies, select_templates
-from flantune.recipe import FORMATS, make_format
+from flantune.recipe import FORMATS, SETTINGS, VARIANTS, make_format
 
 __all__ = [
     "FORMATS",
     "LIST_STYLE",
+    "SETTINGS",
+    "VARIANTS",
     "OptionStyle",
     "applies",
     "as_plain_text",
@@ -19,7 +21,9 @@ __all__ = [
     "demonstration_exemplars",
     "draw_separator",
     "draw_style",
+    "in_language",
     "kept_exemplars",
+    "layout_of",
     "legend",
     "make_format",
     "print_options",

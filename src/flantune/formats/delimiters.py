@@ -25,6 +25,25 @@ HEADS = (
     "Select from the following.",
     "pick from the following.",
 )
+# What stands for each in Chinese wording: our own.
+HEADS_ZH = {
+    "": "",
+    "OPTIONS:": "选项：",
+    "Possible answers:": "可能的答案：",
+    "Available choices:": "可供选择：",
+    "Options:": "选项如下：",
+    "OPT:": "备选：",
+    "Choose from:": "请从中选择：",
+    "Choose your answer from:": "请从以下选项中选出答案：",
+    "Available options:": "可选项：",
+    "Options are:": "选项有：",
+    "Choices:": "候选答案：",
+    "Pick your answer from:": "请从中挑出答案：",
+    "Select from:": "从下列各项中选择：",
+    "Pick from:": "从下面挑选：",
+    "Select from the following.": "请在下列各项中选择。",
+    "pick from the following.": "请从下面挑一个。",
+}
 ENDS = ("", ";", ".")
 MAX_ITEMS = 26  # one per letter
 
@@ -62,6 +81,7 @@ def _labels(before: str, names: tuple[str, ...], after: str) -> Marks:
 _LINE_BULLETS = ["\n - ", "\n -", "\n -- ", "\n --", "\n + ", "\n +", "\n * ", "\n *"]
 _FLUSH_BULLETS = ["\n- ", "\n+ ", "\n* ", "\n[-] ", "\n[+] "]
 _INLINE_BULLETS = [" - ", " -- ", " + ", " * ", " -", " --", " +", " *", " [+] ", " [-] "]
+BULLETS = (*_LINE_BULLETS, *_FLUSH_BULLETS, *_INLINE_BULLETS)
 _ROMAN_SHAPES = [("", ". "), ("[", "] "), ("(", ") "), ("(", "). ")]
 # Each of these is in the recipe's list twice, the roman ones once: drawing uniformly from 87 entries keeps the weights.
 _TWICE = [
@@ -76,7 +96,7 @@ _TWICE = [
 ]
 
 MARKS: tuple[Marks, ...] = (
-    *[_bullet(b) for b in _LINE_BULLETS + _FLUSH_BULLETS + _INLINE_BULLETS],
+    *[_bullet(b) for b in BULLETS],
     *[
         _labels(start + opening, names, closing)
         for names in (_ROMAN, _ROMAN_UPPER)

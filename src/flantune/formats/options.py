@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from flantune.formats.delimiters import DASH, ENDS, HEADS, MARKS, MAX_ITEMS, Marks
+from flantune.formats.delimiters import DASH, ENDS, HEADS, HEADS_ZH, MARKS, MAX_ITEMS, Marks
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,11 @@ LIST_STYLE = OptionStyle("OPTIONS:", DASH, "")
 def draw_style(rng: random.Random) -> OptionStyle:
     """Head, marks and item end, each uniform and independent: P(the marks are labels) = 64/87."""
     return OptionStyle(rng.choice(HEADS), rng.choice(MARKS), rng.choice(ENDS))
+
+
+def in_language(style: OptionStyle, language: str) -> OptionStyle:
+    """The style with its head in the wording's language; the marks are signs and letters that stay."""
+    return replace(style, head=HEADS_ZH[style.head]) if language == "zh" and style.head in HEADS_ZH else style
 
 
 def usable_style(style: OptionStyle, options: Sequence[str]) -> OptionStyle:

@@ -11,14 +11,22 @@ An exemplar is always three segments: what is asked, what is answered, the separ
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flantune.errors import TemplateError
+from flantune.formats.dialog import (
+    TURNS_FIELD,
+    DialogStyle,
+    dash_style,
+    draw_dialog_style,
+    print_dialog,
+)
 from flantune.formats.few_shot import draw_separator
-from flantune.formats.options import LIST_STYLE, OptionStyle, draw_style, print_options, worded_answer
+from flantune.formats.options import LIST_STYLE, OptionStyle, draw_style, in_language, print_options, worded_answer
 from flantune.formats.selection import applies
-from flantune.templates.patterns import OPTIONS_SLOT, fill, fill_text, slots, without_words
+from flantune.templates import delimiter_rows
+from flantune.templates.patterns import DIALOG_SLOT, OPTIONS_SLOT, fill, fill_text, slots, without_words
 from flantune.types import Example, FewShotLayout, Format, Prompt, Role, Segment, Task, Template
 
 EXPLANATION_PREFIXES = {
@@ -39,8 +47,8 @@ def render(
     rng: random.Random,
     target_index: int = 0,
 ) -> Prompt:
-    """The example as the format asks for it. `rng` draws the options' style, the mixed separator and the
-    word before an explanation.
+    """The example as the format asks for it. `rng` draws the options' style, random delimiters, the mixed separator
+    and the word before an explanation, in this order and each only where the format has it.
 
     `exemplars` are (example, its template) in the order they are shown; with `format.demonstrations` and none given,
     the task's own stored ones are taken (`demonstration_exemplars`). With shots and no exemplar the layout is the
@@ -50,6 +58,9 @@ def render(
     before, between or after the slots, save the line breaks between two slots (`templates.without_words`), and so is
     `{definition}`. Prefixes such as "Q: " and "A: " stay: they mark whose turn it is and say nothing of the task. With
     no shots the same wordless layout is used. A layout that has no words already is taken as it is.
+
+    `format.delimiters` "random": what stands before and after inputs and targets is drawn for the prompt, one row of
+    wording/delimiters.yaml for all of it, and not the template's.
 
     `format.chat`: exemplars and query are worded in full by the zero-shot patterns, for `chat.to_messages` marks turns.
 
@@ -63,7 +74,13 @@ def render(
         exemplars = demonstration_exemplars(task, example, template, format)
     _refuse_query(task, example, format, exemplars)
     few_shot = format.shots > 0 or bool(exemplars) or not format.instruction
-    layout = _layout(template, format) if few_shot else None
+    strings = None
+    if few_shot and format.delimiters == "random":
+        strings = rng.choice(delimiter_rows(template.language))
+    layout = layout_of(template, format, strings) if few_shot else None
+    dialog = None
+    if TURNS_FIELD in task.fields:
+        dialog = dash_style(template.language) if few_shot else draw_dialog_style(rng, template.language)
     segments: list[Segment] = []
     if layout is not None:
         separator = None
@@ -72,11 +89,11 @@ def render(
         segments += _instruction(task, example, layout, separator)
         explain = format.demonstrations and format.shots == 1
         for number, (shown, its_template) in enumerate(exemplars):
-            its_layout = _layout(its_template, format)
+            its_layout = layout_of(its_template, format, strings)
             explanation = _explanation(shown, its_template, rng) if explain else ""
-            piece = _exemplar(task, shown, its_template, its_layout, style, explanation)
+            piece = _exemplar(task, shown, its_template, its_layout, style, dialog, explanation)
             segments += [Segment("exemplar", text, number) for text in (*piece, separator or its_layout.separator)]
-    query = _word(task, example, template, layout, style, target_index)
+    query = _word(task, example, template, layout, style, dialog, target_index)
     segments += query.inputs + query.target
     return Prompt(
         segments=tuple(segments),
@@ -107,14 +124,17 @@ def demonstration_exemplars(
 
 
 def _fills(demonstration: Example, template: Template, task: Task, format: Format) -> bool:
-    pattern = _layout(template, format)
+    pattern = layout_of(template, format)
     needed = {*slots(pattern.inputs), *slots(pattern.targets)} - {"answer", "definition", OPTIONS_SLOT}
     values = {**demonstration.fields, "rationale": demonstration.rationale or ""}
     return all(values.get(name, "").strip() for name in needed)
 
 
-def _layout(template: Template, format: Format) -> FewShotLayout:
+def layout_of(template: Template, format: Format, strings: Mapping[str, str] | None = None) -> FewShotLayout:
+    """The few-shot layout as the format changes it. `strings` take the place of those around exemplars and query."""
     layout = template.few_shot
+    if strings is not None and not format.chat:
+        layout = replace(layout, **strings)
     if format.chat:
         layout = FewShotLayout(inputs=template.inputs, targets=template.targets, delimiter="\n", separator="\n\n")
     if not format.instruction:
@@ -165,10 +185,16 @@ def _explanation(shown: Example, template: Template, rng: random.Random) -> str:
 
 
 def _exemplar(
-    task: Task, shown: Example, template: Template, layout: FewShotLayout, style: OptionStyle | None, explanation: str
+    task: Task,
+    shown: Example,
+    template: Template,
+    layout: FewShotLayout,
+    style: OptionStyle | None,
+    dialog: DialogStyle | None,
+    explanation: str,
 ) -> tuple[str, str]:
     """(what is asked, what is answered) of one exemplar."""
-    worded = _word(task, shown, template, layout, style, 0)
+    worded = _word(task, shown, template, layout, style, dialog, 0)
     asked = "".join(s.text for s in worded.inputs)
     answered = "".join(s.text for s in worded.target)
     return asked, f"{answered}\n{explanation}" if explanation else answered
@@ -188,12 +214,14 @@ def _word(
     template: Template,
     layout: FewShotLayout | None,
     style: OptionStyle | None,
+    dialog: DialogStyle | None,
     target_index: int,
 ) -> _Worded:
     """One example in words: the zero-shot patterns, or the layout's with its prefixes."""
     inputs, targets = (template.inputs, template.targets) if layout is None else (layout.inputs, layout.targets)
     block = None
     choices = example.options
+    style = in_language(style, template.language) if style is not None else None
     if style is not None and choices and OPTIONS_SLOT in (*slots(inputs), *slots(targets)):
         block = print_options(choices, style)
 
@@ -202,12 +230,18 @@ def _word(
         return worded_answer(answer, choices, style) if block is not None and choices and style else answer
 
     def target_text(answer: str) -> str:
-        return fill_text(targets, _values(task, example, worded(answer)), block).strip()
+        return fill_text(targets, {**_values(task, example, worded(answer)), **conversation(False)}, block).strip()
+
+    def conversation(closing: bool) -> dict[str, str]:
+        if dialog is None:
+            return {}
+        return {DIALOG_SLOT: print_dialog(example.fields[TURNS_FIELD].split("\n"), dialog, closing)}
 
     answer = worded(example.targets[target_index])
-    values = _values(task, example, answer)
+    values = {**_values(task, example, answer), **conversation(False)}
+    speaks_next = layout is None and inputs.endswith("{" + DIALOG_SLOT + "}")
     try:
-        asked = _input_segments(fill(inputs, values, block))
+        asked = _input_segments(fill(inputs, {**values, **conversation(speaks_next)}, block))
         target = _target_segments(fill(targets, values, block))
     except KeyError as e:
         raise TemplateError(

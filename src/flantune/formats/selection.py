@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flantune.errors import TemplateError
+from flantune.formats.dialog import TURNS_FIELD
 from flantune.templates import has_words, labelled_templates, needed_slots, without_words
-from flantune.templates.patterns import slots
+from flantune.templates.patterns import DIALOG_SLOT, slots
 from flantune.types import Example, Format, Task, Template
 
 
@@ -22,6 +23,8 @@ def applies(template: Template, example: Example, task: Task) -> bool:
             text = example.rationale
         elif name == "definition":
             text = example.fields.get(name) or task.definition
+        elif name == DIALOG_SLOT:
+            text = example.fields.get(TURNS_FIELD)
         else:
             text = example.fields.get(name)
         if not text or not text.strip():
@@ -34,6 +37,7 @@ def select_templates(
 ) -> tuple[Template, ...]:
     """The templates to draw from, in their order; never empty.
 
+    0. Language: those of the format's, where it names one.
     1. Kind: `inverted` ones for an inverted format; else `rationale` ones where the format's rationale is "with", or
        "auto" and the example has one and the task such templates; else `direct` ones.
     2. Those that apply to the example (`applies`), and of them those that tell the most of it: a wording of
@@ -46,6 +50,8 @@ def select_templates(
     """
     kinds = _kinds(example, format)
     of_kind: tuple[Template, ...] = ()
+    if format.language != "any":
+        templates = _in_language(templates, task, format.language)
     for kind in kinds:
         of_kind = tuple(t for t in templates if t.kind == kind)
         if of_kind:
@@ -57,7 +63,7 @@ def select_templates(
         )
     fitting = _telling_most([t for t in of_kind if applies(t, example, task)])
     if not fitting:
-        fitting = _stand_ins(task, example, format)
+        fitting = _stand_ins(task, example, format, of_kind[0].language)
     if format.shots == 0:
         return fitting
     if not format.instruction:
@@ -83,7 +89,15 @@ def _kinds(example: Example, format: Format) -> tuple[str, ...]:
     return ("rationale", "direct") if example.rationale else ("direct",)
 
 
-def _stand_ins(task: Task, example: Example, format: Format) -> tuple[Template, ...]:
+def _in_language(templates: Sequence[Template], task: Task, language: str) -> tuple[Template, ...]:
+    found = tuple(t for t in templates if t.language == language)
+    if not found:
+        known = ", ".join(sorted({t.language for t in templates})) or "none"
+        raise TemplateError(f"task '{task.name}': format asks for wording in '{language}'; it has: {known}.")
+    return found
+
+
+def _stand_ins(task: Task, example: Example, format: Format, language: str) -> tuple[Template, ...]:
     filled = tuple(f for f in task.fields if example.fields.get(f, "").strip())
     asks_rationale = format.rationale == "with" or format.inverted
     if asks_rationale or not filled:
@@ -92,7 +106,7 @@ def _stand_ins(task: Task, example: Example, format: Format) -> tuple[Template, 
             f"task '{task.name}' row {example.row} ({example.where or 'no place known'}): no template applies: "
             f"the example {problem}. Fields filled: {', '.join(filled) or 'none'}."
         )
-    return labelled_templates(filled, example.options is not None)
+    return labelled_templates(filled, example.options is not None, language)
 
 
 def is_wordless(template: Template) -> bool:

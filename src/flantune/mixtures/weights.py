@@ -9,29 +9,23 @@ Shares are intervals of [0, 2**64), cut exactly: a part's interval is split amon
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from itertools import accumulate
 
 from flantune.errors import RecipeError
+from flantune.mixtures.presets import NO_SUB_MIXTURE, PAPER_MIXTURES, paper_parts, public_parts, public_sub_mixture
 from flantune.recipe import MixturePart, MixtureSpec, WeightedFormat, make_format
+from flantune.templates import language_code
 from flantune.types import Format, Task
 
 WHOLE = 1 << 64
 
-# Spec 2.1: cap per task, proportion A, proportion B. B sums to 99.9; only the ratios count.
-PAPER_MIXTURES: Mapping[str, tuple[int, float, float]] = {
-    "muffin": (30_000, 52.0, 46.0),
-    "t0_sf": (20_000, 15.0, 27.9),
-    "cot": (100_000, 3.0, 1.8),
-    "niv2": (5_000, 30.0, 24.2),
-}
-# Spec 2.2 and 2.4: these two exist only with their options, so the presets' default formats leave out "noopt".
-ONLY_WITH_OPTIONS = ("cot", "niv2")
-
 FormatApplies = Callable[[Task, Format], bool]
+InvertedShare = Callable[[Task, Format], float]  # inverted templates for each one that the format has
 Rate = Callable[[int], int]
+OTHER_LANGUAGES = "*"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +56,10 @@ class _Collection:
     sizes: Mapping[str, int]
     held_out: frozenset[str]
     applies: FormatApplies
+    inverted_share: InvertedShare
+    languages: Mapping[str, float] = field(default_factory=dict)  # of the wording; empty: any
+    task_language: Callable[[str], bool] | None = None  # which languages of inputs are asked for
+    may_be_empty: bool = False  # a part whose tasks are all in other languages goes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,16 +80,25 @@ def find_leaves(
     *,
     held_out: Collection[str] = (),
     template_kinds: FormatApplies | None = None,
+    inverted_share: InvertedShare | None = None,
 ) -> Leaves:
     """The mixture's leaves. `sizes` in examples; `held_out` are names that must not be drawn, wherever they stand.
 
     `template_kinds` says whether a task has wording for a format (inverted ones, say); without it all have.
+    `inverted_share` is what `inversion: templates` weighs the inverted twin with; without it there is none.
     Rates follow spec 2.3: in a part, min(cap, size); a part against its siblings, its weight.
     Raises RecipeError naming the part: a pattern that matches nothing, nothing left to draw from.
     """
-    world = _Collection(tasks, sizes, frozenset(held_out), _applies(sizes, template_kinds))
+    world = _Collection(
+        tasks,
+        sizes,
+        frozenset(held_out),
+        _applies(sizes, template_kinds),
+        inverted_share or (lambda task, format: 0.0),
+        spec.languages,
+    )
     left_out: dict[str, str] = {}
-    nodes = _top_nodes(spec, world, left_out)
+    nodes = _by_task_language(spec, world, left_out) if spec.task_languages else _top_nodes(spec, world, left_out)
     leaves: list[Leaf] = []
     _cut(nodes, 0, WHOLE, leaves)
     drawn = {leaf.task for leaf in leaves}
@@ -109,13 +116,40 @@ def cut_interval(start: int, stop: int, weights: Sequence[Fraction | int]) -> li
     return [start + int((stop - start) * s / total) for s in sums]
 
 
+def _by_task_language(spec: MixtureSpec, world: _Collection, left_out: dict[str, str]) -> tuple[_Node, ...]:
+    """The mixture once for each language of the inputs, over the tasks that are in it."""
+    named = {language_code(code) for code in spec.task_languages}
+    nodes = []
+    for code, weight in spec.task_languages.items():
+        wanted = _none_of(named) if code == OTHER_LANGUAGES else _just(language_code(code))
+        own = replace(world, task_language=wanted, may_be_empty=True)
+        if not any(_why_not(name, own) is None for name in world.tasks):
+            known = ", ".join(sorted({language_code(t.language) for t in world.tasks.values()})) or "none"
+            raise RecipeError(
+                f"mixture.task_languages: no task in language '{code}' to draw from. Languages read: {known}."
+            )
+        nodes.append(_Node(path=code, mixture="", weight=_written(weight), children=_top_nodes(spec, own, left_out)))
+    return tuple(nodes)
+
+
+def _just(code: str) -> Callable[[str], bool]:
+    return lambda language: language_code(language) == code
+
+
+def _none_of(codes: Collection[str]) -> Callable[[str], bool]:
+    return lambda language: language_code(language) not in codes
+
+
+def _written(weight: float) -> Fraction:
+    """The decimal that the recipe states: 0.3 is 3/10 and not the binary number nearest to it."""
+    return Fraction(str(weight))
+
+
 def _top_nodes(spec: MixtureSpec, world: _Collection, left_out: dict[str, str]) -> tuple[_Node, ...]:
     if spec.parts:
         return _nodes(spec.parts, world, left_out, parent="", mixture=None, cap=spec.cap, formats=spec.formats)
-    if spec.preset in ("paper-a", "paper-b"):
-        if spec.cap is not None:
-            raise RecipeError(f"mixture.cap: preset '{spec.preset}' has its own caps; state 'parts' to change them.")
-        parts = _paper_parts(spec, world)
+    if (spec.preset or "").startswith("flan2022-"):
+        parts = _preset_parts(spec, world, left_out)
         return _nodes(parts, world, left_out, parent="", mixture=None, cap=None, formats=spec.formats)
     uniform = spec.preset == "uniform"
     if uniform and spec.cap is not None:
@@ -131,28 +165,27 @@ def _top_nodes(spec: MixtureSpec, world: _Collection, left_out: dict[str, str]) 
     return tuple(nodes)
 
 
-def _paper_parts(spec: MixtureSpec, world: _Collection) -> tuple[MixturePart, ...]:
-    """The paper's four parts, those that have a task to draw from."""
-    default = spec.formats == MixtureSpec.model_fields["formats"].default
-    with_options = tuple(f for f in spec.formats if make_format(f).options != "none")
-    parts = []
-    for name, (cap, a, b) in PAPER_MIXTURES.items():
-        if not any(_why_not(t.name, world) is None for t in world.tasks.values() if t.mixture == name):
-            continue
-        formats = with_options if default and name in ONLY_WITH_OPTIONS else spec.formats
-        weight = a if spec.preset == "paper-a" else b
-        parts.append(MixturePart(name=name, tasks=(), mixture=name, cap=cap, weight=weight, formats=formats))
-    if not parts:
-        known = ", ".join(sorted({t.mixture for t in world.tasks.values()})) or "none"
-        raise RecipeError(
-            f"preset '{spec.preset}': no task of {', '.join(PAPER_MIXTURES)} to draw from. Mixtures read: {known}."
-        )
-    return tuple(parts)
+def _preset_parts(spec: MixtureSpec, world: _Collection, left_out: dict[str, str]) -> tuple[MixturePart, ...]:
+    """A Flan 2022 preset as parts; the tasks it has no place for go to `left_out`."""
+    if spec.cap is not None:
+        raise RecipeError(f"mixture.cap: preset '{spec.preset}' has its own caps; state 'parts' to change them.")
+    drawable = {name: task for name, task in world.tasks.items() if _why_not(name, world) is None}
+    if spec.preset != "flan2022-public":
+        for name, task in drawable.items():
+            if task.mixture not in PAPER_MIXTURES:
+                left_out[name] = f"the preset has no mixture '{task.mixture}'"
+        return paper_parts(spec, world.tasks, drawable.__contains__)
+    if spec.formats != MixtureSpec.model_fields["formats"].default:
+        raise RecipeError(f"mixture.formats: preset '{spec.preset}' has its own formats; state 'parts' to change them.")
+    for name, task in drawable.items():
+        if public_sub_mixture(task) is None:
+            left_out[name] = NO_SUB_MIXTURE
+    return public_parts(spec, drawable, lambda name, formats: bool(_format_shares(drawable[name], formats, world)))
 
 
 def _nodes(
     parts: Sequence[MixturePart],
-    world: _Collection,
+    outer: _Collection,
     left_out: dict[str, str],
     *,
     parent: str,
@@ -168,7 +201,12 @@ def _nodes(
     nodes = []
     for part in parts:
         path = parent + part.name
-        node = _Node(path=path, mixture=mixture or part.name, weight=Fraction(part.weight))
+        node = _Node(path=path, mixture=mixture or part.name, weight=_written(part.weight))
+        world = replace(
+            outer,
+            languages=part.languages or outer.languages,
+            task_language=_both(outer.task_language, _just(language_code(part.language)) if part.language else None),
+        )
         own_cap, own_formats = part.cap or cap, part.formats or formats
         if part.parts:
             children = _nodes(
@@ -180,12 +218,21 @@ def _nodes(
                 cap=own_cap,
                 formats=own_formats,
             )
-            nodes.append(replace(node, children=children))
+            if children:
+                nodes.append(replace(node, children=children))
         else:
             names_found = _matching(part, f"part '{path}'", world)
             rates = _rates(f"part '{path}'", names_found, world, left_out, _capped(own_cap), own_formats)
-            nodes.append(replace(node, rates=rates))
+            if rates:
+                nodes.append(replace(node, rates=rates))
     return tuple(nodes)
+
+
+def _both(a: Callable[[str], bool] | None, b: Callable[[str], bool] | None) -> Callable[[str], bool] | None:
+    if a is None or b is None:
+        return a or b
+    first, second = a, b
+    return lambda language: first(language) and second(language)
 
 
 def _matching(part: MixturePart, where: str, world: _Collection) -> list[str]:
@@ -199,6 +246,9 @@ def _matching(part: MixturePart, where: str, world: _Collection) -> list[str]:
         return sorted(found)
     found = set()
     for pattern in part.tasks:
+        if pattern in known:  # a name, whatever signs it holds
+            found.add(pattern)
+            continue
         matched = {name for name in known if fnmatchcase(name, pattern)}
         if not matched:
             raise RecipeError(
@@ -223,12 +273,15 @@ def _rates(
     rate: Rate,
     formats: tuple[WeightedFormat, ...],
 ) -> tuple[tuple[str, int, tuple[tuple[Format, float], ...]], ...]:
-    """(task, rate, formats) of every task that can be drawn; the rest go to `left_out` with the reason."""
+    """(task, rate, formats) of every task that can be drawn; the rest go to `left_out` with the reason.
+
+    None at all is an error, but for a part of a mixture by task languages that has none in this one.
+    """
     rates = []
     reasons: dict[str, int] = {}
     for name in names:
         why = _why_not(name, world)
-        shares = _format_shares(world.tasks[name], formats, world.applies) if why is None else ()
+        shares = _format_shares(world.tasks[name], formats, world) if why is None else ()
         if why is None and not shares:
             why = "none of the part's formats applies to it"
         if why is not None:
@@ -236,10 +289,13 @@ def _rates(
             reasons[why] = reasons.get(why, 0) + 1
             continue
         rates.append((name, rate(world.sizes[name]), shares))
-    if not rates:
+    if not rates and not (world.may_be_empty and OTHER_LANGUAGE in reasons):
         said = "; ".join(f"{count} {why}" for why, count in reasons.items()) or "no tasks at all"
         raise RecipeError(f"mixture: {where}: nothing to draw from: {said}.")
     return tuple(rates)
+
+
+OTHER_LANGUAGE = "in another language"
 
 
 def _why_not(name: str, world: _Collection) -> str | None:
@@ -247,6 +303,8 @@ def _why_not(name: str, world: _Collection) -> str | None:
         return "held out"
     if name not in world.tasks:
         return "not read"
+    if world.task_language is not None and not world.task_language(world.tasks[name].language):
+        return OTHER_LANGUAGE
     return None if world.sizes.get(name, 0) > 0 else "without examples"
 
 
@@ -255,14 +313,45 @@ def _capped(cap: int | None) -> Rate:
 
 
 def _format_shares(
-    task: Task, formats: Sequence[WeightedFormat], applies: FormatApplies
+    task: Task, formats: Sequence[WeightedFormat], world: _Collection
 ) -> tuple[tuple[Format, float], ...]:
-    """The formats that suit a task, equal ones joined, weights renormalised."""
+    """The formats that suit a task, equal ones joined, weights renormalised; within each language of the wording."""
+    if not world.languages:
+        return _normalised(_format_weights(task, formats, "any", world))
+    shares: list[tuple[Format, float]] = []
+    whole = sum(world.languages.values())
+    for language, weight in world.languages.items():
+        own = _normalised(_format_weights(task, formats, language, world))
+        if not own and _format_weights(task, formats, "any", world):
+            raise RecipeError(
+                f"mixture.languages: task '{task.name}' has no wording in '{language}' for the formats asked. Give it "
+                "such templates, or state other languages on the part that names it."
+            )
+        shares += [(format, share * weight / whole) for format, share in own]
+    return tuple(shares)
+
+
+def _format_weights(
+    task: Task, formats: Sequence[WeightedFormat], language: str, world: _Collection
+) -> dict[Format, float]:
     weights: dict[Format, float] = {}
+
+    def add(format: Format, weight: float) -> None:
+        if weight > 0 and world.applies(task, format):
+            weights[format] = weights.get(format, 0.0) + weight
+
     for entry in formats:
-        format = make_format(entry)
-        if applies(task, format):
-            weights[format] = weights.get(format, 0.0) + entry.weight
+        format = replace(make_format(entry), language=language)
+        add(format, entry.weight)
+        if entry.inversion is None or not world.applies(task, format):
+            continue
+        twin = replace(format, inverted=True, rationale="auto")
+        relative = world.inverted_share(task, format) if entry.inversion == "templates" else entry.inversion
+        add(twin, entry.weight * relative)
+    return weights
+
+
+def _normalised(weights: Mapping[Format, float]) -> tuple[tuple[Format, float], ...]:
     total = sum(weights.values())
     return tuple((format, weight / total) for format, weight in weights.items())
 

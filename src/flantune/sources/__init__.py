@@ -10,6 +10,8 @@ from flantune.errors import DataError, RecipeError
 from flantune.recipe import CollectionSpec
 from flantune.sources.alpaca import AlpacaReader
 from flantune.sources.chat import ChatReader
+from flantune.sources.code import CodeReader
+from flantune.sources.dialog import DialogReader
 from flantune.sources.flan_cot import FlanCotReader
 from flantune.sources.hub import HubReader
 from flantune.sources.muffin import MuffinReader
@@ -51,6 +53,8 @@ READERS: tuple[Reader, ...] = (
     QedReader(),
     P3Reader(),
     MuffinReader(),
+    DialogReader(),
+    CodeReader(),
     PromptsReader(),
     AlpacaReader(),
     ChatReader(),
@@ -131,6 +135,12 @@ def read_part(path: Path, spec: CollectionSpec, rejects: Rejects) -> Iterator[Ta
         yield from HUB.read(path, spec, rejects)
         return
     named = path == Path(spec.path)
+    if not _is_text(path.name):
+        # Its name would stand in every example's `where` and in the task's own name, and no JSON file could hold it.
+        if named:
+            raise DataError(ascii(str(path)), field="file name", expected="UTF-8", got=path.name, mend="Rename it.")
+        rejects.skip(path, "its name is no UTF-8")
+        return
     if rows_file(path).is_file() and is_empty(rows_file(path)):
         if named:
             raise DataError(str(path), field="file", expected="rows", got="an empty file")
@@ -149,6 +159,14 @@ def read_part(path: Path, spec: CollectionSpec, rejects: Rejects) -> Iterator[Ta
             mend="Name the reader; a table needs 'columns' too. Readers: " + ", ".join(r.name for r in READERS) + ".",
         )
     rejects.skip(path, "no reader knows it")
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_collection(

@@ -4,7 +4,9 @@ from flantune.templates.patterns import fill, fill_text, has_words, parse_patter
 from flantune.templates.sets import (
     TemplateSet,
     check_templates,
+    delimiter_rows,
     labelled_templates,
+    language_code,
     needed_slots,
     set_names,
     template_set,
@@ -14,10 +16,12 @@ from flantune.templates.sets import (
 __all__ = [
     "TemplateSet",
     "check_templates",
+    "delimiter_rows",
     "fill",
     "fill_text",
     "has_words",
     "labelled_templates",
+    "language_code",
     "needed_slots",
     "parse_pattern",
     "set_names",

@@ -16,7 +16,8 @@ from functools import lru_cache
 from flantune.errors import TemplateError, shorten
 
 OPTIONS_SLOT = "options_"
-SPECIAL_SLOTS = ("answer", "rationale", "definition", OPTIONS_SLOT)  # filled by the renderer, not by a field
+DIALOG_SLOT = "dialog_"  # the field `turns` as a conversation
+SPECIAL_SLOTS = ("answer", "rationale", "definition", OPTIONS_SLOT, DIALOG_SLOT)  # filled by the renderer
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}\n]*)\}|[{}]")
 

@@ -9,7 +9,7 @@ a kind that state none. Unknown keys are errors.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -67,23 +67,26 @@ def template_set(name: str, language: str = "en") -> TemplateSet:
     return TemplateSet(name, language, fields, templates)
 
 
-def templates_for(task: Task, language: str = "any") -> tuple[Template, ...]:
+def templates_for(task: Task, language: str | Collection[str] = "any") -> tuple[Template, ...]:
     """Every wording of the task, of all kinds: its own, else those of its set, else one made from its fields.
 
-    `language` is the wording's: "any" takes English and, for a Chinese task, Chinese. A set without wording in the
-    language asked for serves what it has: one language asked of a whole mixture must not lose the tasks that lack it.
+    `language` is the wording's, or several languages: "any" takes English and, for a Chinese task, Chinese. A set
+    without wording in the language asked for serves what it has: one language asked of a whole mixture must not lose
+    the tasks that lack it.
     """
+    wanted = tuple(language) if not isinstance(language, str) else (language,)
+    if wanted == ("any",):
+        wanted = ("en", "zh") if is_chinese(task.language) else ("en",)
     if task.own_templates:
         check_templates(task.own_templates, task)
-        fitting = tuple(t for t in task.own_templates if language in ("any", t.language))
+        fitting = tuple(t for t in task.own_templates if language == "any" or t.language in wanted)
         return fitting or task.own_templates
     name = task.templates
     if name in BY_FIELDS:
         found_set = _set_by_fields(task.fields)
         if found_set is None:
-            return labelled_templates(task.fields, task.has_options)
+            return tuple(t for code in wanted for t in labelled_templates(task.fields, task.has_options, code))
         name = found_set
-    wanted = {"any": ("en", "zh") if is_chinese(task.language) else ("en",)}.get(language, (language,))
     found = tuple(t for code in wanted if _exists(name, code) for t in template_set(name, code).templates)
     found = found or template_set(name).templates
     check_templates(found, task)
@@ -103,6 +106,14 @@ def _set_by_fields(fields: tuple[str, ...]) -> str | None:
 
 def is_chinese(language: str) -> bool:
     return language.lower() in ("chinese", "mandarin") or language.lower().split("-")[0].split("_")[0] == "zh"
+
+
+def language_code(language: str) -> str:
+    """One code for a language's names: "Chinese", "zh-CN" -> "zh"; "English", "en_GB" -> "en"; others in lower case."""
+    if is_chinese(language):
+        return "zh"
+    short = language.strip().lower()
+    return "en" if short == "english" else short.replace("_", "-").split("-")[0]
 
 
 def needed_slots(template: Template) -> tuple[str, ...]:
@@ -140,27 +151,47 @@ def _layout_patterns(layout: FewShotLayout) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1024)
-def labelled_templates(fields: tuple[str, ...], has_options: bool = True) -> tuple[Template, ...]:
-    """Wordings for fields no set knows: each field on a line under its own name, in order. One field stands alone."""
+def labelled_templates(fields: tuple[str, ...], has_options: bool = True, language: str = "en") -> tuple[Template, ...]:
+    """Wordings for fields no set knows: each field on a line under its own name, in order. One field stands alone.
+
+    English for every language but Chinese.
+    """
     fields = tuple(f for f in fields if f != "definition")
     if not fields:
         raise TemplateError("no field to word: every field of the example is blank.")
     options = "\n{options_}" if has_options else ""
+    chinese = language == "zh"
+    colon = "：" if chinese else ": "
     bare = "\n".join("{" + f + "}" for f in fields)
-    labelled = "\n".join(f"{f.replace('_', ' ').capitalize()}: {{{f}}}" for f in fields) if len(fields) > 1 else bare
-    cues = ("{}", "{}\n\nAnswer:", "Answer the following.\n\n{}", "{}\n\nWhat is the answer?", "Give the answer.\n\n{}")
+    labelled = bare
+    if len(fields) > 1:
+        labelled = "\n".join(f"{f.replace('_', ' ').capitalize()}{colon}{{{f}}}" for f in fields)
+    cues, rows = _LABELLED_CUES["zh" if chinese else "en"]
     return tuple(
         Template(
-            name=f"labelled/direct/{i}",
+            name=f"labelled{'.zh' if chinese else ''}/direct/{i}",
             kind="direct",
             inputs=cue.replace("{}", labelled + options),
             targets="{answer}",
             few_shot=FewShotLayout(
                 inputs=(bare if i % 3 == 0 else labelled) + options, targets="{answer}", **_delimiters()[row]
             ),
+            language="zh" if chinese else "en",
         )
-        for i, (cue, row) in enumerate(zip(cues, ("bare", "a", "q_a", "input_output", "answer"), strict=True))
+        for i, (cue, row) in enumerate(zip(cues, rows, strict=True))
     )
+
+
+_LABELLED_CUES = {
+    "en": (
+        ("{}", "{}\n\nAnswer:", "Answer the following.\n\n{}", "{}\n\nWhat is the answer?", "Give the answer.\n\n{}"),
+        ("bare", "a", "q_a", "input_output", "answer"),
+    ),
+    "zh": (
+        ("{}", "{}\n\n答案：", "请回答下面的问题。\n\n{}", "{}\n\n答案是什么？", "请给出答案。\n\n{}"),
+        ("zh_bare", "zh_question", "zh_q_a", "zh_input", "zh_solution"),
+    ),
+}
 
 
 # --- reading the files ---
@@ -179,6 +210,16 @@ def _read_yaml(file: str) -> dict[str, Any] | None:
     if not isinstance(raw, dict):
         raise TemplateError(f"{file}: expected a mapping of keys.")
     return raw
+
+
+@lru_cache(maxsize=4)
+def delimiter_rows(language: str) -> tuple[Mapping[str, str], ...]:
+    """The rows of wording/delimiters.yaml that suit a wording in that language; English ones for most.
+
+    Natural Instructions' own rows are among them: their strings say nothing of the task.
+    """
+    chinese = language == "zh"
+    return tuple(row for name, row in _delimiters().items() if name.startswith("zh_") == chinese)
 
 
 @lru_cache(maxsize=1)
