@@ -48,12 +48,8 @@ def file_documents(paths: Sequence[Path], seed: int, block: int) -> Documents:
     maps: list[mmap.mmap] = []
     places: list[tuple[int, int, int]] = []
     for number, path in enumerate(paths):
-        try:
-            with path.open("rb") as file:
-                maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except (OSError, ValueError) as e:
-            raise RecipeError(f"{path}: expected a text file with documents, got: {e}") from None
-        places += [(number, start, stop) for start, stop in _paragraphs(maps[-1])]
+        maps.append(map_text(path))
+        places += [(number, start, stop) for start, stop in paragraphs(maps[-1])]
     if not places:
         raise RecipeError(f"{', '.join(map(str, paths))}: no document found; documents are parted by blank lines.")
 
@@ -79,7 +75,16 @@ def file_documents(paths: Sequence[Path], seed: int, block: int) -> Documents:
     return documents
 
 
-def _paragraphs(text: mmap.mmap) -> list[tuple[int, int]]:
+def map_text(path: Path) -> mmap.mmap:
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as e:
+        raise RecipeError(f"{path}: expected a text file with documents, got: {e}") from None
+
+
+def paragraphs(text: mmap.mmap) -> list[tuple[int, int]]:
+    """(start, stop) of what blank lines part, in bytes."""
     places = []
     start = 0
     while start < len(text):

@@ -85,6 +85,8 @@ def _evaluation(run: RunFiles) -> dict[str, Any]:
         "held_out": tables.before_after(run, held_out) if held_out else None,
         "benchmarks": tables.before_after(run, others) if others else None,
         "readings": tables.readings(run, settings) if settings else None,
+        "leakage": tables.leakage(run),
+        "leaked_items": tables.leaked_items(run),
         "low_extraction": _low_extraction(run, settings),
         "scores": _figure(figures.before_after(run, settings, run.summaries, "figure-scores")) if settings else None,
         "tasks": [(s, tables.tasks_before_after(run, s), _task_figure(run, s, i)) for i, s in enumerate(settings)],

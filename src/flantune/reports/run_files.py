@@ -32,6 +32,7 @@ class RunFiles:
     summaries: Mapping[str, Mapping[str, Record]]  # side -> setting -> entry; only sides that were evaluated
     items: Mapping[str, Path]  # side -> items.parquet
     comparison: tuple[Record, ...] | None  # tuned - base, whole settings and their tasks
+    contamination: Record | None  # evaluation items found among the training rows, and scores without them
 
 
 def read_run(root: Path, num_rejected: int = 12) -> RunFiles:
@@ -63,7 +64,7 @@ def read_run(root: Path, num_rejected: int = 12) -> RunFiles:
         versions={str(k): str(v) for k, v in versions.items()},
         card=_first_json(root / "data" / "card.json", root / "data" / "shards" / "card.json"),
         pretrain_card=_json(root / "pretrain" / "shards" / "card.json"),
-        store=_json(root / "data" / "examples" / "store.json"),
+        store=_first_json(root / "data" / "unique" / "store.json", root / "data" / "examples" / "store.json"),
         rejected=_json_lines(root / "data" / "examples" / "rejected.jsonl", num_rejected),
         samples=_json_lines(root / "data" / "samples.jsonl"),
         pretrain_metrics=_json_lines(root / "pretrain" / "metrics.jsonl"),
@@ -71,6 +72,7 @@ def read_run(root: Path, num_rejected: int = 12) -> RunFiles:
         summaries=summaries,
         items=items,
         comparison=None if compared is None else tuple(compared["rows"]),
+        contamination=_json(root / "evals" / "contamination.json"),
     )
 
 

@@ -76,8 +76,9 @@ def whole_rows(run: RunFiles) -> dict[str, Record]:
 
 
 def before_after(run: RunFiles, settings: Sequence[str]) -> Table:
-    """Base against tuned, one row per setting."""
+    """Base against tuned, one row per setting; where leaks were looked for, their number and the scores without."""
     compared = whole_rows(run)
+    searched = {entry["setting"]: entry for entry in (run.contamination or {}).get("settings", ())}
     rows = []
     for setting in settings:
         base, tuned = (run.summaries.get(side, {}).get(setting, {}) for side in ("base", "tuned"))
@@ -96,6 +97,7 @@ def before_after(run: RunFiles, settings: Sequence[str]) -> Table:
                 interval(pair.get("interval"), signed=True),
                 count(pair.get("rose")),
                 count(pair.get("fell")),
+                *(_beside(searched.get(setting, {})) if searched else ()),
             )
         )
     return Table(
@@ -111,9 +113,20 @@ def before_after(run: RunFiles, settings: Sequence[str]) -> Table:
             "95 % interval, paired",
             "items rose",
             "items fell",
+            *(("test-set leaks", "base, clean items", "tuned, clean items") if searched else ()),
         ),
         rows=tuple(rows),
         caption="Percent, strict: an output without a readable answer counts 0. Difference: tuned minus base, points.",
+    )
+
+
+def _beside(entry: Record) -> tuple[Cell, ...]:
+    leaks = entry.get("verdicts", {}).get("test_leak")
+    sides = entry.get("sides", {})
+    return (
+        Cell(count(leaks).text, "warning" if leaks else "number"),
+        percent(sides.get("base", {}).get("clean_score")),
+        percent(sides.get("tuned", {}).get("clean_score")),
     )
 
 
@@ -153,6 +166,80 @@ def readings(run: RunFiles, settings: Sequence[str]) -> Table:
         ),
         rows=tuple(rows),
     )
+
+
+def leakage(run: RunFiles) -> Table | None:
+    """Beside each score, what of it stands on items that were trained on, and the score without them."""
+    if run.contamination is None:
+        return None
+    trained = {b["benchmark"]: b["in_distribution"] for b in run.contamination["benchmarks"]}
+    rows = []
+    for entry in run.contamination["settings"]:
+        verdicts, own = entry["verdicts"], trained.get(entry["setting"].partition("/")[0])
+        base, tuned = (entry["sides"].get(side, {}) for side in ("base", "tuned"))
+        clean = entry.get("difference") or {}
+        rows.append(
+            (
+                text(entry["setting"]),
+                count(entry["items"]),
+                Cell(f"{verdicts['test_leak']:,}", "warning" if verdicts["test_leak"] else "number"),
+                count(verdicts["same_task_train"]),
+                count(verdicts["none"]),
+                count(verdicts["unchecked"]),
+                text(", ".join(own) if own is not None and len(own) <= 3 else own and f"{len(own)} tasks"),
+                percent(base.get("score")),
+                percent(base.get("clean_score")),
+                percent(tuned.get("score")),
+                percent(tuned.get("clean_score")),
+                interval(tuned.get("clean_interval")),
+                points(clean.get("mean")),
+                interval(clean.get("interval"), signed=True),
+            )
+        )
+    spec = run.contamination
+    return Table(
+        columns=(
+            "benchmark/mode/shots",
+            "items",
+            "test-set leaks",
+            "same task, training split",
+            "none",
+            "too short to check",
+            "trained on the same dataset",
+            "base",
+            "base, clean items",
+            "tuned",
+            "tuned, clean items",
+            "95 % interval",
+            "difference, clean items",
+            "95 % interval, paired",
+        ),
+        rows=tuple(rows),
+        caption=f"A leak: one training row holds at least {100 * spec['threshold']:.0f} % of an item's own "
+        f"{spec['ngram']}-grams (normalised words). Clean items: those that are no leak. "
+        f"Looked through: {spec['training']['what']}.",
+    )
+
+
+def leaked_items(run: RunFiles, most: int = 20) -> Table | None:
+    """The items with most of their text in one training row."""
+    worst = [item for b in (run.contamination or {}).get("benchmarks", ()) for item in b["worst"]]
+    if not worst:
+        return None
+    rows = tuple(
+        (
+            text(item["benchmark"]),
+            text(item["id"]),
+            text(item["verdict"].replace("_", " ")),
+            percent(item["overlap"], 0),
+            text(item["training_task"]),
+            count(item["training_row"]),
+            text(item["text"]),
+        )
+        for item in sorted(worst, key=lambda item: -item["overlap"])[:most]
+    )
+    columns = ("benchmark", "item", "verdict", "of its n-grams, %", "training task", "row", "longest shared text")
+    return Table(columns=columns, rows=rows)
 
 
 def tasks_before_after(run: RunFiles, setting: str) -> Table:
@@ -264,10 +351,21 @@ def reading_facts(store: Record) -> Table:
             ("rows set aside", count(store.get("rejected"))),
             ("malformed rows among them", count(store.get("malformed"))),
             *((f"set aside: {reason}", count(n)) for reason, n in (store.get("reasons") or {}).items()),
+            *_left_out(store.get("duplicates")),
             *((f"task without examples: {e['task']}", text(e["reason"])) for e in store.get("empty_tasks") or ()),
             *((f"file left out: {file}", text(why)) for file, why in (store.get("skipped_files") or {}).items()),
         ]
     )
+
+
+def _left_out(duplicates: Record | None) -> list[tuple[str, Cell]]:
+    if duplicates is None:
+        return []
+    kind = "exact duplicates" if duplicates["similarity"] is None else f"near duplicates ({duplicates['similarity']:g})"
+    return [
+        (f"left out as {kind}", count(duplicates["left_out"])),
+        ("tasks that lost rows so", count(len(duplicates["tasks"]))),
+    ]
 
 
 def rejected_rows(rejected: Sequence[Record]) -> Table:
