@@ -19,6 +19,8 @@ from typing import Protocol
 
 from flantune.errors import RecipeError, TemplateError
 from flantune.formats import applies, render, select_templates
+from flantune.mixtures.counted import Measured, reweighed
+from flantune.mixtures.rows import Rows, RowShape, StoredRows
 from flantune.mixtures.sequence import choose, distinct_choices, keyed_word
 from flantune.mixtures.stream import BLOCK, Block, Stream
 from flantune.mixtures.weights import Leaf, find_leaves
@@ -60,6 +62,16 @@ class Draw:
     key: int  # 64 bits; names every random choice that is left
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """What a draw shows once its rows are known: blanks and repeats have had their say."""
+
+    template: Template
+    exemplars: Exemplars  # (row, template); none for stored demonstrations, which the renderer finds in the task
+    target_index: int
+    style_key: int  # seeds the generator of the options' style and the mixed separator
+
+
 class Mixture:
     """The stream of one recipe and seed.
 
@@ -76,22 +88,44 @@ class Mixture:
         templates: Callable[[Task], tuple[Template, ...]],
         *,
         held_out: Collection[str] = (),
+        measured: Measured | None = None,
     ) -> None:
+        if spec.count != "draws" and measured is None:
+            raise RecipeError(
+                f"mixture.count: '{spec.count}' needs the lengths of prompts in tokens, so a tokenizer and a sample of "
+                "the data; there is none here. 'draws' needs none."
+            )
         self.seed = seed
+        self._measured = measured
         self._tasks = tasks
         self._templates: dict[str, tuple[Template, ...]] = {}
         self._candidates: dict[tuple[str, Format], tuple[Template, ...]] = {}
+        self._for_shapes: dict[tuple[str, Format, RowShape], tuple[Template, ...]] = {}
+        self._appliance: dict[tuple[int, str, RowShape], bool] = {}
 
-        def worded(task: Task, format: Format) -> bool:
+        def kinds_of(task: Task, format: Format) -> list[str]:
             if task.name not in self._templates:
                 self._templates[task.name] = templates(task)
-            kinds = {t.kind for t in self._templates[task.name]}
-            return bool(kinds & _kinds(format))
+            return [t.kind for t in self._templates[task.name] if format.language in ("any", t.language)]
 
-        found = find_leaves(spec, tasks, sizes, held_out=held_out, template_kinds=worded)
+        def worded(task: Task, format: Format) -> bool:
+            return bool(_kinds(format).intersection(kinds_of(task, format)))
+
+        def inverted_share(task: Task, format: Format) -> float:
+            kinds = kinds_of(task, format)
+            forward = next(k for k in ("rationale", "direct") if k in kinds and k in _kinds(format))
+            return kinds.count("inverted") / kinds.count(forward)
+
+        found = find_leaves(
+            spec, tasks, sizes, held_out=held_out, template_kinds=worded, inverted_share=inverted_share
+        )
         self.leaves, self.left_out = found.leaves, found.left_out
+        self._asked = found.leaves
+        if measured is not None:
+            self.leaves, without = reweighed(found.leaves, measured, spec.count)
+            self.left_out += without
         self.sizes = {leaf.task: sizes[leaf.task] for leaf in self.leaves}
-        self._stream = Stream(self.leaves, self.sizes, seed)
+        self._stream = Stream(self.leaves, self.sizes, seed, measured.order if measured is not None else None)
 
     def draw(self, index: int) -> Draw:
         """Example number `index`, from 0, of a stream without end."""
@@ -117,6 +151,19 @@ class Mixture:
         """The prompts at `indices`, in that order; neighbours in order cost least."""
         for index in indices:
             yield self.prompt(index, store)
+
+    def prompt_for(self, leaf: Leaf, format: Format, row: int, key: int, store: Store) -> Prompt:
+        """A row of a leaf's task in a format, as a prompt that stands nowhere in the stream: its index is -1. `key`, 64
+        bits, names its other choices."""
+        return self._prompt(self._draw_of(leaf, format, row, key, index=-1, occurrence=-1), store)
+
+    def asked_shares(self) -> dict[str, float]:
+        """Share by task of what the recipe's weights count (draws, packed examples or tokens); sums to 1."""
+        return _sums((leaf.task, leaf) for leaf in self._asked)
+
+    def asked_mixture_shares(self) -> dict[str, float]:
+        """Share by mixture of what the recipe's weights count; sums to 1."""
+        return _sums((leaf.mixture, leaf) for leaf in self._asked)
 
     def shares(self) -> dict[str, float]:
         """Share of the stream's examples, by task; sums to 1."""
@@ -146,21 +193,37 @@ class Mixture:
                 "demonstrations": [[dict(d.fields), d.targets] for d in self._tasks[leaf.task].demonstrations],
             }
             digest.update(json.dumps(content, sort_keys=True, default=dict).encode())
+        if self._measured is not None:
+            digest.update(self._measured.fingerprint().encode())
         return digest.hexdigest()
+
+    def wording_digest(self, task: str) -> str:
+        """16 hex digits over the templates and stored demonstrations of a task that can be drawn."""
+        shown = [[dict(d.fields), d.targets, d.rationale] for d in self._tasks[task].demonstrations]
+        content = [[asdict(t) for t in self._templates[task]], self._tasks[task].definition, shown]
+        return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
 
     def _draw(self, block: Block, place: int) -> Draw:
         leaf = self.leaves[block.leaf[place]]
-        format = leaf.formats[block.format[place]][0]
-        row, key = block.row[place], block.key[place]
+        return self._draw_of(
+            leaf,
+            leaf.formats[block.format[place]][0],
+            block.row[place],
+            block.key[place],
+            index=block.first + place,
+            occurrence=block.occurrence[place],
+        )
+
+    def _draw_of(self, leaf: Leaf, format: Format, row: int, key: int, *, index: int, occurrence: int) -> Draw:
         candidates = self._candidates_for(leaf.task, format)
         template = candidates[choose(key, _TEMPLATE, len(candidates))]
         return Draw(
-            index=block.first + place,
+            index=index,
             mixture=leaf.mixture,
             part=leaf.path,
             task=leaf.task,
             row=row,
-            occurrence=block.occurrence[place],
+            occurrence=occurrence,
             format=format,
             template=template,
             exemplars=self._exemplars(leaf.task, row, format, template, key) if format.shots else (),
@@ -203,57 +266,93 @@ class Mixture:
             self._candidates[task, format] = known
         return known
 
-    def _prompt(self, draw: Draw, store: Store) -> Prompt:
-        task, format, key = self._tasks[draw.task], draw.format, draw.key
-        example = store.example(draw.task, draw.row)
+    def choices(self, draw: Draw, rows: Rows) -> Choices:
+        """The draw's template and exemplars, those exchanged that blanks or repeats rule out. Reads shapes, not text.
+
+        Raises TemplateError where no wording serves the row.
+        """
+        task, format, key = draw.task, draw.format, draw.key
+        shape = rows.shape(task, draw.row)
         template = draw.template
-        candidates = select_templates(self._templates[draw.task], task, example, format)
-        if template not in candidates:
+        candidates = self._serving(task, shape, format)
+        if not any(t is template for t in candidates):
             template = candidates[choose(key, _REPLACEMENT, len(candidates))]
-        exemplars: list[tuple[Example, Template]] = []
-        if draw.exemplars and not format.demonstrations:  # stored demonstrations the renderer finds in the task
-            exemplars = self._shown(draw, task, example, template, store)
+        shown: Exemplars = ()
+        if draw.exemplars and not format.demonstrations:
+            shown = self._shown(draw, template, rows)
+        return Choices(
+            template=template,
+            exemplars=shown,
+            target_index=choose(key, _TARGET, shape.targets),
+            style_key=keyed_word(key, _STYLE),
+        )
+
+    def _prompt(self, draw: Draw, store: Store) -> Prompt:
+        task, rows = self._tasks[draw.task], StoredRows(store)
+        example = rows.example(draw.task, draw.row)
+        try:
+            made = self.choices(draw, rows)
+        except TemplateError:
+            # Said again of the row itself, with its place and its fields.
+            select_templates(self._templates[draw.task], task, example, draw.format)
+            raise
         prompt = render(
             task,
             example,
-            template,
-            format,
-            exemplars,
-            rng=random.Random(keyed_word(key, _STYLE)),
-            target_index=choose(key, _TARGET, len(example.targets)),
+            made.template,
+            draw.format,
+            [(rows.example(draw.task, row), template) for row, template in made.exemplars],
+            rng=random.Random(made.style_key),
+            target_index=made.target_index,
         )
         return replace(prompt, mixture=draw.mixture, index=draw.index)
 
-    def _shown(
-        self, draw: Draw, task: Task, example: Example, template: Template, store: Store
-    ) -> list[tuple[Example, Template]]:
+    def _serving(self, task: str, shape: RowShape, format: Format) -> tuple[Template, ...]:
+        """Templates for a row of that shape."""
+        known = self._for_shapes.get((task, format, shape))
+        if known is None:
+            known = select_templates(self._templates[task], self._tasks[task], shape.example(task), format)
+            self._for_shapes[task, format, shape] = known
+        return known
+
+    def _applies(self, template: Template, task: str, shape: RowShape) -> bool:
+        place = (id(template), task, shape)  # templates live as long as the mixture, so ids stay theirs
+        known = self._appliance.get(place)
+        if known is None:
+            known = self._appliance[place] = applies(template, shape.example(task), self._tasks[task])
+        return known
+
+    def _shown(self, draw: Draw, template: Template, rows: Rows) -> Exemplars:
         """The draw's exemplars, those passed over that say what the query says or cannot be worded like it."""
-        shown: list[tuple[Example, Template]] = []
+        if template is draw.template and all(
+            own.kind == template.kind
+            and self._applies(own, draw.task, rows.shape(draw.task, row))
+            and not rows.same_fields(draw.task, row, draw.row)
+            for row, own in draw.exemplars
+        ):
+            return draw.exemplars  # as nearly all are
+        shown: list[tuple[int, Template]] = []
         count = _exemplars_asked(draw.format, draw.key)
-        rows = self._exemplar_rows(draw.task, draw.row, draw.key)
-        for row in islice(rows, count + MAX_EXEMPLAR_TRIES):
-            other = store.example(draw.task, row)
-            if dict(other.fields) == dict(example.fields):
+        for row in islice(self._exemplar_rows(draw.task, draw.row, draw.key), count + MAX_EXEMPLAR_TRIES):
+            if rows.same_fields(draw.task, row, draw.row):
                 continue
             own = self._exemplar_template(draw.task, draw.format, template, draw.key, len(shown))
-            fitting = self._fitting(own, task, other, draw.format, template)
+            fitting = self._fitting(own, draw, rows.shape(draw.task, row), template)
             if not fitting:
                 continue
-            shown.append((other, fitting[choose(draw.key, _REPLACEMENT + 256 * (row + 1), len(fitting))]))
+            shown.append((row, fitting[choose(draw.key, _REPLACEMENT + 256 * (row + 1), len(fitting))]))
             if len(shown) == count:
                 break
-        return shown
+        return tuple(shown)
 
-    def _fitting(
-        self, own: Template, task: Task, example: Example, format: Format, query: Template
-    ) -> tuple[Template, ...]:
+    def _fitting(self, own: Template, draw: Draw, shape: RowShape, query: Template) -> tuple[Template, ...]:
         """The exemplar's `own` template; where a field it names is blank, others of the query's kind, or none."""
-        if own.kind == query.kind and applies(own, example, task):
+        if own.kind == query.kind and self._applies(own, draw.task, shape):
             return (own,)
-        if format.exemplar_templates == "single":
+        if draw.format.exemplar_templates == "single":
             return ()
         try:
-            others = select_templates(self._templates[task.name], task, example, format)
+            others = self._serving(draw.task, shape, draw.format)
         except TemplateError:
             return ()
         return tuple(t for t in others if t.kind == query.kind)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import platform
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 import flantune
 from flantune.errors import StateError, shorten
@@ -18,7 +20,7 @@ from flantune.whole import write_whole
 
 # What may change between two calls without making earlier stages' files another run's.
 _FREE = ("eval", "runs", "vars", "max_rejected")
-_FREE_ENDINGS = (".threads", ".checkpoint_every", ".keep_checkpoints", ".log_every")
+_FREE_ENDINGS = ("tokens.reuse", ".threads", ".checkpoint_every", ".keep_checkpoints", ".log_every")
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pyarrow", "safetensors")
 
 
@@ -35,6 +37,16 @@ class RunFolder:
     @property
     def store(self) -> Path:
         return self.root / "data" / "examples"
+
+    @property
+    def unique(self) -> Path:
+        """The store without duplicates, where the recipe leaves them out."""
+        return self.root / "data" / "unique"
+
+    @property
+    def tokens(self) -> Path:
+        """The store's texts in tokens."""
+        return self.root / "data" / "tokens"
 
     @property
     def shards(self) -> Path:
@@ -80,7 +92,7 @@ def open_run(recipe: Recipe, *, fresh: bool = False) -> RunFolder:
     """
     folder = RunFolder(recipe.folder)
     if fresh and folder.root.exists():
-        shutil.rmtree(folder.root)
+        _clear(folder)
     resolved = recipe.model_dump(mode="json")
     if folder.recipe.exists():
         _check_same(folder, resolved)
@@ -95,10 +107,26 @@ def open_run(recipe: Recipe, *, fresh: bool = False) -> RunFolder:
     return folder
 
 
+def _clear(folder: RunFolder) -> None:
+    """Throw a run away but for what is the same for any recipe of these collections: examples and their tokens, which
+    know by their fingerprints what they were made from."""
+    kept = {folder.store, folder.unique, folder.tokens}
+    for path in (*folder.root.iterdir(), *folder.store.parent.glob("*")):
+        if path in kept or path == folder.store.parent:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def _check_same(folder: RunFolder, resolved: dict[str, Any]) -> None:
     try:
         before = yaml.safe_load(folder.recipe.read_text(encoding="utf-8"))
         before.pop("versions", None)
+        # A key that an earlier version did not know had what is now its default.
+        with suppress(ValidationError):
+            before = Recipe.model_validate(before).model_dump(mode="json")
     except (OSError, yaml.YAMLError, AttributeError) as e:
         raise StateError(f"{folder.recipe}: cannot be read: {shorten(str(e))}. Give --fresh to begin anew.") from None
     changes = [
@@ -110,7 +138,7 @@ def _check_same(folder: RunFolder, resolved: dict[str, Any]) -> None:
     if changes:
         raise StateError(
             f"{folder.root}: was begun with another recipe; changed since: {'; '.join(changes[:5])}. "
-            "Give the recipe another name, or --fresh to throw the folder away."
+            "Give the recipe another name, or --fresh to throw the run away (its examples and their tokens are kept)."
         )
 
 

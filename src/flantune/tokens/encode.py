@@ -11,7 +11,7 @@ import numpy as np
 from flantune.errors import ModelError
 from flantune.formats.chat import Message, chat_prompt
 from flantune.formats.few_shot import kept_exemplars
-from flantune.recipe import FORMATS
+from flantune.recipe import SETTINGS
 from flantune.tokens.tokenizer import Tokenizer
 from flantune.types import Encoded, Format, Prompt, Tokens
 
@@ -101,8 +101,8 @@ def end_with_eos(ids: Tokens, length: int, eos_id: int) -> Tokens:
 
 
 def format_name(format: Format) -> str:
-    """One of the paper's four settings ("zs_opt"), else what differs from the defaults ("shots=2 inverted=True")."""
-    for name, known in FORMATS.items():
+    """A setting's name ("zs_opt"), else what differs from the defaults ("shots=2 inverted=True")."""
+    for name, known in SETTINGS.items():
         if format == known:
             return name
     default = asdict(Format())

@@ -1,0 +1,207 @@
+"""Where a text can be cut so that the ids of its parts are the ids of the whole.
+
+    "… left at nine." | "\n\nDoes this follow:" | " The" | " ferry left"
+
+A tokenizer splits text before it looks for pieces, and no piece crosses such a split. A split that follows from the two
+characters at it alone, whatever stands before and after, is a safe cut. The rules below name only those, for splitters
+whose rule is known to the letter; any other tokenizer gets no rule, and its texts are tokenised whole.
+
+Every rule here cuts only between a character that is no white space and a blank or line break. A unit, the text between
+two cuts, so begins with its white space: what splitters look ahead for (" is the run of blanks followed by a word?")
+lies within the unit.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flantune.tokens.tokenizer import SPACE_BEFORE, Tokenizer
+from flantune.types import Tokens
+
+EncodeUnits = Callable[[Sequence[str]], list[Tokens]]
+
+# Splitting expressions of which the rule "alnum" is proved in the tests: after a letter or digit every alternative
+# ends at white space, and punctuation takes line breaks after it along but never a blank. Llama 3, Qwen 2 and 3, and
+# the same with combining marks among the letters.
+_ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+LETTERS_THEN_BREAKS = tuple(
+    rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?{letters}+|{numbers}| ?[^\s{others}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    for letters, others in ((r"\p{L}", r"\p{L}\p{N}"), (r"[\p{L}\p{M}]", r"\p{L}\p{M}\p{N}"))
+    for numbers in (r"\p{N}{1,3}", r"\p{N}")
+)
+
+# Before a blank or line break; `\S` here and in every splitter excludes white space by Unicode, and the four control
+# characters that only Python counts as white space are left uncut.
+_ANY = re.compile(r"\S(?=[ \n])")
+_ALNUM = re.compile(r"[^\W_](?=[ \n])|\S(?= )")
+_BLANK = re.compile(r"\S(?= )")
+
+
+@dataclass(frozen=True)
+class Boundaries:
+    """A tokenizer's safe cuts. `encode` gives the ids of units as they stand inside a text."""
+
+    cut: re.Pattern[str]  # matches the character before each safe cut
+    prefix: str  # what the tokenizer puts before a text
+    encode: EncodeUnits
+    doubts: NearTies | None = None  # where what stands before a text may change its ids after all
+
+    def at(self, before: str, first: str) -> bool:
+        """Whether the place between two characters is a safe cut."""
+        return self.cut.match(before + first) is not None
+
+    def ends(self, text: str) -> tuple[int, int] | None:
+        """The text's first and last safe cut; None where it has none.
+
+        >>> Boundaries(_ANY, "", lambda units: []).ends("The ferry left\\nat nine.")
+        (3, 17)
+        """
+        first = self.cut.search(text)
+        if first is None:
+            return None
+        end = len(text)
+        while True:
+            end = max(text.rfind(" ", 0, end), text.rfind("\n", 0, end))
+            if self.cut.match(text, end - 1):
+                return first.end(), end
+
+
+def boundaries_of(tokenizer: Tokenizer) -> Boundaries | None:
+    """The tokenizer's rule; None where none is known for it, or where something of it may reach across a cut."""
+    if tokenizer.sentencepiece is not None:
+        return _of_sentencepiece(tokenizer.sentencepiece)
+    backend = getattr(tokenizer.hf, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    spec = json.loads(backend.to_str())
+    if any(_reaches_out(token) for token in spec.get("added_tokens", ())):
+        return None
+    prefix = " " if spec["normalizer"] == SPACE_BEFORE else ""
+    # NFC joins a character with the marks after it; a blank stops it, so it never looks across a cut.
+    if not (prefix or spec["normalizer"] in (None, {"type": "NFC"})):
+        return None
+    cut = _byte_level_rule(spec)
+    return Boundaries(cut, prefix, tokenizer.encode_units) if cut is not None else None
+
+
+def _reaches_out(token: dict[str, Any]) -> bool:
+    """An added token is looked for in the whole text, before any split."""
+    return bool(
+        token["lstrip"] or token["rstrip"] or token["single_word"] or any(c.isspace() for c in token["content"])
+    )
+
+
+def _byte_level_rule(spec: dict[str, Any]) -> re.Pattern[str] | None:
+    if spec["model"].get("type") != "BPE" or spec["model"].get("dropout"):
+        return None
+    splitter = spec["pre_tokenizer"] or {}
+    steps = splitter.get("pretokenizers", [splitter])
+    last = steps[-1]
+    if last.get("type") != "ByteLevel" or last.get("add_prefix_space"):
+        return None
+    before = steps[:-1]
+    if last.get("use_regex", True):
+        # GPT-2's: a blank may lead what follows it, nothing takes one along from behind. Digits apart change no cut.
+        return _ANY if all(s.get("type") == "Digits" for s in before) else None
+    if len(before) == 1 and before[0].get("type") == "Split":
+        step = before[0]
+        known = step["pattern"].get("Regex") in LETTERS_THEN_BREAKS
+        if known and step["behavior"] == "Isolated" and not step["invert"]:
+            return _ALNUM
+    return None
+
+
+def _of_sentencepiece(processor: Any) -> Boundaries | None:
+    """Blanks become the mark of a word's beginning, one for any number of them; no piece goes on past one."""
+    from sentencepiece import sentencepiece_model_pb2 as pb
+
+    model: Any = pb.ModelProto.FromString(  # type: ignore[attr-defined]  # made at import time
+        processor.serialized_model_proto()
+    )
+    normalizer, trainer = model.normalizer_spec, model.trainer_spec
+    plain = normalizer.add_dummy_prefix and normalizer.remove_extra_whitespaces and normalizer.escape_whitespaces
+    if not plain or trainer.treat_whitespace_as_suffix:
+        return None
+    if any("▁" in piece.piece[1:] for piece in model.pieces):
+        return None
+    breaks_are_blanks = processor.normalize("a\nb") == processor.normalize("a b")
+
+    def encode(units: Sequence[str]) -> list[Tokens]:
+        return Tokenizer.encode_sentencepiece(processor, units)
+
+    doubts = NearTies(model, processor.normalize) if trainer.model_type == trainer.UNIGRAM else None
+    return Boundaries(_ANY if breaks_are_blanks else _BLANK, "", encode, doubts)
+
+
+class NearTies:
+    """Words that a Unigram model reads in two ways of nearly the same score.
+
+    The model takes the best path through a text, its score summed from the text's beginning in single precision.
+    Between ways that differ by less than the sum's rounding, what stands before the word decides. Such words are found
+    by the best path and the best one that leaves it somewhere, in double precision.
+    """
+
+    UNKNOWN = 10.0  # below the least score: the library's penalty for a character without a piece
+    LARGEST = 0.01  # tightness worth noting down; sums that round more coarsely are doubtful as a whole
+
+    def __init__(self, model: Any, normalize: Callable[[str], str]) -> None:
+        self._scores = {p.piece: p.score for p in model.pieces if p.type in (p.NORMAL, p.USER_DEFINED)}
+        self._unknown = min(self._scores.values()) - self.UNKNOWN
+        self._longest = max(map(len, self._scores))
+        self._normalize = normalize
+        self._known: dict[str, float] = {}
+
+    def tightness(self, text: str) -> float:
+        """The least margin between two ways to read a word of the text, over the additions a word may take, nats."""
+        known = self._known
+        least = inf
+        for word in text.split():
+            found = known.get(word)
+            if found is None:
+                found = known[word] = self.margin(word) / (len(word) + 1)
+            least = min(least, found)
+        return least
+
+    def rounding(self, num_tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """How coarse the score of a text of so many tokens can be: two ways to read a word differ by an addition's
+        rounding for each of its characters at most."""
+        return np.spacing((num_tokens * -self._unknown).astype(np.float32))
+
+    def margin(self, word: str) -> float:
+        """Score of the best way to read the word less that of the second best; infinite where there is but one."""
+        text = self._normalize(word)
+        edges = [self._edges(text, start) for start in range(len(text))]
+        best = [0.0] + [-inf] * len(text)  # of the ways to each place
+        for start, ways in enumerate(edges):
+            for end, score in ways:
+                best[end] = max(best[end], best[start] + score)
+        rest = [-inf] * len(text) + [0.0]  # of the ways on from each place
+        taken = [0] * len(text)
+        for start in range(len(text) - 1, -1, -1):
+            rest[start], taken[start] = max((score + rest[end], end) for end, score in edges[start])
+        second, on_path = -inf, 0
+        for start, ways in enumerate(edges):
+            chosen = taken[start] if start == on_path else 0
+            for end, score in ways:
+                if end != chosen:
+                    second = max(second, best[start] + score + rest[end])
+            on_path = chosen or on_path
+        return best[-1] - second
+
+    def _edges(self, text: str, start: int) -> list[tuple[int, float]]:
+        """(end, score) of the pieces that begin there; a single character always, known or not."""
+        scores = self._scores
+        found = [(start + 1, scores.get(text[start], self._unknown))]
+        for end in range(start + 2, min(start + self._longest, len(text)) + 1):
+            score = scores.get(text[start:end])
+            if score is not None:
+                found.append((end, score))
+        return found

@@ -1,0 +1,326 @@
+"""Token ids of source fields, each text tokenised once, for prompts composed from tokens.
+
+A text is kept as its ends and its middle. The middle, from the first safe cut to the last (boundaries.py), has the same
+ids in any prompt; the ends join what the prompt puts beside them and are looked up as units.
+
+    "The ferry left at nine."   head "The"   middle [ferry, left, at]   tail " nine."
+
+    tokens/ids.bin        int32, every middle and every unit, end to end
+           texts.bin      one record a text: where its middle lies, its ends (numbers in ends.jsonl), which option it is
+           doubts.bin   spans whose ids the text before them may change after all (boundaries.NearTies)
+           rows.bin       one record a row of the store: its first text, its shape, a hash of its fields
+           ends.jsonl     strings    units.jsonl  [string, place, count]    shapes.jsonl
+           state.json     how much of each file is whole
+
+Appended to, and named whole by `state.json` alone: what a killed run wrote after it is cut off by the next. One process
+writes; others that open the folder meanwhile keep what they add to themselves.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from flantune.mixtures.rows import RowShape, shape_of
+from flantune.tasks import ExampleStore
+from flantune.tokens.boundaries import Boundaries
+from flantune.tokens.growing import Column, Strings, append_lines, disk_errors, map_file, read_lines
+from flantune.types import Example, Tokens
+from flantune.whole import write_json
+
+VERSION = 1
+STATE = "state.json"
+FILL_ROWS = 4096  # rows read and tokenised at once
+_LINES = ("ends.jsonl", "units.jsonl", "shapes.jsonl")
+
+TEXT = np.dtype([("off", "<i8"), ("n", "<i4"), ("head", "<i4"), ("tail", "<i4"), ("option", "<i4")])
+ROW = np.dtype(
+    [("text", "<i8"), ("shape", "<i4"), ("hash", "<u4")]
+)  # text: number of the first one plus 1; 0: not read
+DOUBT = np.dtype([("place", "<i8"), ("tightness", "<f4")])
+
+# (head, place of the middle, its count, tail or None where the text has no cut, the head's first character if a cut
+# may lie before it)
+Part = tuple[str, int, int, str | None, str]
+Texts = list[tuple[Part, int]]  # a row's texts, each with the number of the option it equals, -1 for none
+
+
+class TokenStore:
+    """The texts of an ExampleStore in tokens. Every row has a place; its texts are added when they are asked for.
+
+    Use as a context manager, or call `close`. Not shared by threads.
+    """
+
+    def __init__(
+        self, store: ExampleStore, boundaries: Boundaries, folder: Path | str | None, fingerprint: str
+    ) -> None:
+        """Open or begin. `folder` None keeps all in memory. `fingerprint` is the tokenizer's."""
+        self.boundaries = boundaries
+        self.texts_tokenised = 0  # texts of the source this object gave to the tokenizer; units and wording not counted
+        self._store = store
+        stamp = f"{VERSION}:{store.fingerprint}:{fingerprint}".encode()
+        self._stamp = hashlib.blake2b(stamp, digest_size=8).hexdigest()
+        self._starts: dict[str, int] = {}
+        total = 0
+        for task, size in store.sizes.items():
+            self._starts[task] = total
+            total += size
+        self._total_rows = total
+        self._lock: IO[bytes] | None = None
+        self.folder = self._claim(Path(folder)) if folder is not None else None
+        self._ids = Column(self.folder, "ids.bin", np.dtype("<i4"))
+        self._texts = Column(self.folder, "texts.bin", TEXT)
+        self._doubts = Column(self.folder, "doubts.bin", DOUBT)
+        self._ends = Strings(self.folder, "ends.jsonl")
+        self._shapes: list[RowShape] = []
+        self._saved_shapes = 0
+        self._shape_numbers: dict[RowShape, int] = {}
+        self.units: dict[str, tuple[int, int]] = {}  # place and count of each unit's ids
+        self._new_units: list[tuple[str, int, int]] = []
+        self._literals: dict[str, Part] = {}
+        self._rows = self._open_rows()
+        self._load()
+
+    # Reading ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def ids(self) -> npt.NDArray[np.int32]:
+        return self._ids.values
+
+    def shape(self, task: str, row: int) -> RowShape:
+        at = self._starts[task] + row
+        number = int(self._rows[at]["shape"])
+        if self._rows[at]["text"] == 0:
+            self.fill({task: [row]})
+            number = int(self._rows[at]["shape"])
+        return self._shapes[number]
+
+    def same_fields(self, task: str, row: int, other: int) -> bool:
+        start = self._starts[task]
+        a, b = self._rows[start + row], self._rows[start + other]
+        if a["text"] == 0 or b["text"] == 0:
+            self.fill({task: [row, other]})
+            a, b = self._rows[start + row], self._rows[start + other]
+        if a["hash"] != b["hash"]:
+            return False
+        return dict(self._store.example(task, row).fields) == dict(self._store.example(task, other).fields)
+
+    def parts(self, task: str, row: int) -> tuple[RowShape, Texts]:
+        """The row's shape and its texts: fields in the shape's order, targets, rationale, options."""
+        record = self._rows[self._starts[task] + row]
+        if record["text"] == 0:
+            self.fill({task: [row]})
+            record = self._rows[self._starts[task] + row]
+        shape = self._shapes[record["shape"]]
+        first = int(record["text"]) - 1
+        ends = self._ends.strings
+        found = []
+        for off, n, head, tail, option in self._texts.values[first : first + _num_texts(shape)].tolist():
+            start = ends[head]
+            found.append(((start, off, n, None if tail < 0 else ends[tail], _opening(start)), option))
+        return shape, found
+
+    def tightness(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """`NearTies.tightness` of the spans at `places`, infinite where it is not small."""
+        known = self._doubts.values  # their places ascend, as they were given out
+        found = np.full(len(places), np.inf, dtype=np.float32)
+        if len(known):
+            at = np.minimum(np.searchsorted(known["place"], places), len(known) - 1)
+            same = known["place"][at] == places
+            found[same] = known["tightness"][at[same]]
+        return found
+
+    def literal(self, text: str) -> Part:
+        """A template's own text."""
+        part = self._literals.get(text)
+        if part is None:
+            (part,) = self._make_parts([text])
+            self._literals[text] = part
+        return part
+
+    # Adding ----------------------------------------------------------------------------------------------------------
+
+    def fill(self, wanted: Mapping[str, Iterable[int]]) -> int:
+        """Tokenise the rows that are not yet there. Returns how many there were."""
+        added = 0
+        for task, rows in wanted.items():
+            start = self._starts[task]
+            numbers = np.unique(np.fromiter(rows, dtype=np.int64))
+            missing = numbers[self._rows["text"][start + numbers] == 0]
+            for at in range(0, len(missing), FILL_ROWS):
+                some = missing[at : at + FILL_ROWS].tolist()
+                self._add_rows(task, self._store.read(task, some))
+                added += len(some)
+        return added
+
+    def add_units(self, units: Sequence[str]) -> None:
+        """Tokenise units that are not yet there."""
+        for text, place, ids in zip(units, *self._append(units), strict=True):
+            self.units[text] = (place, len(ids))
+            self._new_units.append((text, place, len(ids)))
+
+    def save(self) -> None:
+        """Make everything added so far survive a kill."""
+        if self.folder is None:
+            return
+        with disk_errors(self.folder):
+            for column in (self._ids, self._texts, self._doubts):
+                column.flush()
+            self._ends.flush()
+            append_lines(self.folder / "units.jsonl", self._new_units)
+            append_lines(self.folder / "shapes.jsonl", [asdict(s) for s in self._shapes[self._saved_shapes :]])
+            assert isinstance(self._rows, np.memmap)
+            self._rows.flush()
+        self._new_units = []
+        self._saved_shapes = len(self._shapes)
+        sizes = {name: (self.folder / name).stat().st_size for name in _LINES}
+        columns = {"ids.bin": self._ids, "texts.bin": self._texts, "doubts.bin": self._doubts}
+        sizes |= {name: column.num_bytes for name, column in columns.items() if len(column)}
+        write_json(self.folder / STATE, {"stamp": self._stamp, "texts": len(self._texts), "bytes": sizes})
+
+    def close(self) -> None:
+        self.save()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> TokenStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _add_rows(self, task: str, examples: Sequence[Example]) -> None:
+        texts: list[str] = []
+        options: list[int] = []
+        firsts: list[int] = []
+        for example in examples:
+            firsts.append(len(texts))
+            own = [*example.fields.values(), *example.targets]
+            # What `formats.options.worded_answer` looks for: the first choice the trimmed answer is.
+            choices = [c.strip() for c in example.options or ()]
+            options += [-1] * len(example.fields)
+            options += [choices.index(t.strip()) if t.strip() in choices else -1 for t in example.targets]
+            if example.rationale is not None:
+                own.append(example.rationale)
+            own += example.options or ()
+            options += [-1] * (len(own) - len(example.fields) - len(example.targets))
+            texts += own
+        self.texts_tokenised += len(texts)
+        first_text = len(self._texts)
+        records = np.empty(len(texts), dtype=TEXT)
+        for k, (head, off, n, tail, _) in enumerate(self._make_parts(texts)):
+            records[k] = (off, n, self._ends.number(head), -1 if tail is None else self._ends.number(tail), options[k])
+        self._texts.append(records)
+        start = self._starts[task]
+        for example, first in zip(examples, firsts, strict=True):
+            shape = self._shape_number(shape_of(example))
+            self._rows[start + example.row] = (first_text + first + 1, shape, _fields_hash(example))
+
+    def _make_parts(self, texts: Sequence[str]) -> list[Part]:
+        ends = [self.boundaries.ends(text) for text in texts]
+        middles = [text[cut[0] : cut[1]] for text, cut in zip(texts, ends, strict=True) if cut and cut[0] < cut[1]]
+        places = iter(zip(*self._append(middles), strict=True))
+        parts: list[Part] = []
+        for text, cut in zip(texts, ends, strict=True):
+            if cut is None:
+                parts.append((text, 0, 0, None, _opening(text)))
+                continue
+            place, ids = next(places) if cut[0] < cut[1] else (0, ())
+            head = text[: cut[0]]
+            parts.append((head, place, len(ids), text[cut[1] :], _opening(head)))
+        return parts
+
+    def _append(self, texts: Sequence[str]) -> tuple[list[int], list[Tokens]]:
+        """Place in `ids` and ids of each text."""
+        if not texts:
+            return [], []
+        rows = self.boundaries.encode(texts)
+        lengths = [len(row) for row in rows]
+        places = (len(self._ids) + np.cumsum([0, *lengths[:-1]])).tolist()
+        self._ids.append(np.concatenate(rows))
+        if (doubts := self.boundaries.doubts) is not None:
+            tight = [(place, doubts.tightness(text)) for text, place in zip(texts, places, strict=True)]
+            self._doubts.append(np.array([t for t in tight if t[1] < doubts.LARGEST], dtype=DOUBT))
+        return places, rows
+
+    def _shape_number(self, shape: RowShape) -> int:
+        number = self._shape_numbers.get(shape)
+        if number is None:
+            number = self._shape_numbers[shape] = len(self._shapes)
+            self._shapes.append(shape)
+        return number
+
+    # Opening ---------------------------------------------------------------------------------------------------------
+
+    def _claim(self, folder: Path) -> Path | None:
+        """The folder, cut to what is whole of it; None where another process writes: then this one keeps to memory."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / "lock").open("wb")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            self._lock = None
+            return None
+        state = _whole_state(folder, self._stamp)
+        if state is None:
+            for name in (*_LINES, "ids.bin", "texts.bin", "doubts.bin", "rows.bin", STATE):
+                (folder / name).unlink(missing_ok=True)
+            return folder
+        for name, size in state["bytes"].items():
+            os.truncate(folder / name, size)
+        return folder
+
+    def _open_rows(self) -> npt.NDArray[Any]:
+        if self.folder is None:
+            return np.zeros(self._total_rows, dtype=ROW)
+        rows = map_file(self.folder / "rows.bin", ROW, self._total_rows)
+        # A killed run may have numbered texts that it never came to save.
+        for at in range(0, len(rows), 1 << 20):
+            chunk = rows["text"][at : at + (1 << 20)]
+            if (chunk > len(self._texts)).any():
+                chunk[chunk > len(self._texts)] = 0
+        return rows
+
+    def _load(self) -> None:
+        if self.folder is None:
+            return
+        for shape in read_lines(self.folder / "shapes.jsonl"):
+            fields, filled = tuple(shape.pop("fields")), tuple(shape.pop("filled"))
+            self._shape_number(RowShape(fields=fields, filled=filled, **shape))
+        self._saved_shapes = len(self._shapes)
+        self.units = {text: (off, n) for text, off, n in read_lines(self.folder / "units.jsonl")}
+
+
+def _whole_state(folder: Path, stamp: str) -> dict[str, Any] | None:
+    """state.json, where it is of these tokens and the files hold what it says."""
+    try:
+        state = json.loads((folder / STATE).read_bytes())
+        whole = state["stamp"] == stamp and all((folder / f).stat().st_size >= n for f, n in state["bytes"].items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return state if whole else None
+
+
+def _opening(text: str) -> str:
+    return text[0] if text[:1] in (" ", "\n") else ""
+
+
+def _num_texts(shape: RowShape) -> int:
+    return len(shape.fields) + shape.targets + (shape.rationale is not None) + (shape.options or 0)
+
+
+def _fields_hash(example: Example) -> int:
+    data = orjson.dumps(dict(example.fields), option=orjson.OPT_SORT_KEYS)
+    return int.from_bytes(hashlib.blake2b(data, digest_size=4).digest(), "little")
