@@ -30,8 +30,8 @@ test-browser: setup
 	$(BIN)/python -m pytest -m browser
 
 lint: setup
-	$(BIN)/ruff check src tests scripts
-	$(BIN)/ruff format --check src tests scripts
+	$(BIN)/ruff check src tests scripts benchmarks
+	$(BIN)/ruff format --check src tests scripts benchmarks
 	$(BIN)/mypy src/flantune
 
 clean:
