@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from flantune.errors import RecipeError, shorten
 from flantune.types import Format
@@ -48,10 +48,26 @@ class HeldOut(Section):
     mmlu: bool = Field(True, description="leave out NIv2 tasks 664-667 and 685-737 (spec 2.6)")
 
 
+class DuplicatesSpec(Section):
+    """Rows that say what another row says: flantune.mixtures.duplicates."""
+
+    drop: Literal["none", "exact", "near"] = Field(
+        "none",
+        description="leave out of training what an earlier task or row has, and what a held-out or excluded task has",
+    )
+    similarity: float = Field(0.8, gt=0, le=1, description="Jaccard, of three-word shingles, from which rows are near")
+
+
+SettingName = Literal["zs_opt", "zs_noopt", "fs_opt", "fs_noopt", "fs_opt_single", "niv2_inline", "niv2_x_shot"]
+
+
 class WeightedFormat(Section):
     weight: float = Field(1.0, gt=0)
-    setting: Literal["zs_opt", "zs_noopt", "fs_opt", "fs_noopt"] | None = Field(
-        None, description="one of the paper's four settings; the fields below then change it"
+    setting: SettingName | None = Field(None, description="one of `SETTINGS`; the fields below then change it")
+    inversion: Literal["templates"] | Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="for tasks with inverted wording, the format's inverted twin: its rate against 1 for the format "
+        "itself (spec 2.2: 0.3), or 'templates' for as many as the task has inverted among its templates (spec 3.1)",
     )
     shots: int | None = Field(None, ge=0, le=64)
     rationale: Literal["auto", "with", "without"] | None = None
@@ -61,9 +77,22 @@ class WeightedFormat(Section):
     demonstrations: bool | None = None
     inverted: bool | None = None
     chat: bool | None = None
+    delimiters: Literal["template", "random"] | None = Field(
+        None, description="few-shot: the template's own strings around exemplars, or drawn for every prompt"
+    )
 
     def overrides(self) -> dict[str, Any]:
-        return {k: v for k, v in self.model_dump(exclude={"weight", "setting"}).items() if v is not None}
+        return {k: v for k, v in self.model_dump(exclude={"weight", "setting", "inversion"}).items() if v is not None}
+
+    @model_validator(mode="after")
+    def _one_inversion(self) -> WeightedFormat:
+        if self.inversion is not None and self.inverted:
+            raise ValueError("give 'inverted' or 'inversion', not both")
+        return self
+
+
+Count = Literal["draws", "examples", "input_tokens", "target_tokens"]
+LanguageWeights = dict[str, Annotated[float, Field(gt=0)]]
 
 
 class MixturePart(Section):
@@ -76,6 +105,10 @@ class MixturePart(Section):
     cap: int | None = Field(None, gt=0, description="examples a task counts for at most; clips the rate, not the data")
     formats: tuple[WeightedFormat, ...] = ()
     parts: tuple[MixturePart, ...] = ()
+    language: str | None = Field(None, description="only tasks whose inputs are in this language")
+    languages: LanguageWeights = Field(
+        default_factory=dict, description="of the wording; the mixture's where not given"
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> MixturePart:
@@ -85,12 +118,25 @@ class MixturePart(Section):
         return self
 
 
+PRESET_SYNONYMS = {"paper-a": "flan2022-paper-a", "paper-b": "flan2022-paper-b"}
+
+
+PresetName = Literal["flan2022-paper-a", "flan2022-paper-b", "flan2022-public", "proportional", "uniform"]
+
+
 class MixtureSpec(Section):
-    preset: Literal["paper-a", "paper-b", "proportional", "uniform"] | None = Field(
-        None, description="paper-a and paper-b: spec 2.1, over the mixtures that are present"
+    preset: PresetName | None = Field(
+        None,
+        description="flan2022-paper-a and -b: spec 2.1; flan2022-public: spec 2.2; all over the mixtures that are "
+        "present. 'paper-a' and 'paper-b' are accepted too",
     )
     parts: tuple[MixturePart, ...] = ()
     cap: int | None = Field(None, gt=0, description="for proportional: examples a task counts for at most")
+    count: Count = Field(
+        "draws",
+        description="what the weights are shares of: draws (few-shot prompts that no exemplar fits are dropped after), "
+        "examples that are packed, or their tokens; all but draws sample the data with the tokenizer first",
+    )
     formats: tuple[WeightedFormat, ...] = Field(
         (
             WeightedFormat(setting="zs_opt"),
@@ -101,12 +147,38 @@ class MixtureSpec(Section):
         description="used by every part that states none; the public code's four settings, spec 2.2",
     )
     language: Literal["en", "zh", "any"] = Field("any", description="language of the templates' wording")
+    languages: LanguageWeights = Field(
+        default_factory=dict,
+        description="languages of the wording, weighted, e.g. {en: 0.7, zh: 0.3}; within each task",
+    )
+    task_languages: LanguageWeights = Field(
+        default_factory=dict,
+        description="languages of the tasks' inputs, weighted, over the whole mixture; '*' is every other one",
+    )
+
+    @field_validator("preset", mode="before")
+    @classmethod
+    def _synonym(cls, value: Any) -> Any:
+        return PRESET_SYNONYMS.get(value, value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _preset_or_parts(self) -> MixtureSpec:
         if self.preset is not None and self.parts:
             raise ValueError("give 'preset' or 'parts', not both")
+        if self.language != "any" and self.languages:
+            raise ValueError("give 'language' or 'languages', not both")
         return self
+
+    @property
+    def wording(self) -> str | tuple[str, ...]:
+        """What `templates_for` is asked: one language, "any", or all those that are weighted somewhere."""
+        named = set(self.languages)
+        parts = list(self.parts)
+        while parts:
+            part = parts.pop()
+            named |= set(part.languages)
+            parts += part.parts
+        return tuple(sorted(named)) if named else self.language
 
 
 class TokensSpec(Section):
@@ -115,9 +187,31 @@ class TokensSpec(Section):
     few_shot_margin: int = Field(
         128, ge=0, description="few-shot inputs are pruned to inputs_len minus this; 2048 - 128 = 1920, spec 3.6"
     )
+    example_inputs_len: int | None = Field(
+        None, gt=1, description="tokens one example may have, where rows are longer; inputs_len when not given"
+    )
+    example_targets_len: int | None = Field(None, gt=1, description="the same of targets; targets_len when not given")
     packing: Literal["best_fit", "next_fit", "none"] = Field("best_fit", description="next_fit is seqio's")
-    block: int = Field(1024, gt=0, description="examples packed together; a pack never spans two blocks")
+    block: int = Field(4096, gt=0, description="examples packed together; a pack never spans two blocks")
     shard_rows: int = Field(1024, gt=0, description="packed rows per shard file")
+    reuse: bool = Field(True, description="tokenise each text of a source once and compose prompts from its tokens")
+
+    @model_validator(mode="after")
+    def _examples_fit_rows(self) -> TokensSpec:
+        for side, example, row in zip(("inputs", "targets"), self.example_lens, self.row_lens, strict=True):
+            if example > row:
+                raise ValueError(f"example_{side}_len is {example}: expected at most {side}_len, {row}")
+        return self
+
+    @property
+    def row_lens(self) -> tuple[int, int]:
+        """Tokens of a packed row, inputs and targets."""
+        return self.inputs_len, self.targets_len
+
+    @property
+    def example_lens(self) -> tuple[int, int]:
+        """Tokens that one example is pruned and trimmed to, inputs and targets."""
+        return self.example_inputs_len or self.inputs_len, self.example_targets_len or self.targets_len
 
 
 class ModelSize(Section):
@@ -200,11 +294,21 @@ class BenchmarkSpec(Section):
     max_new_tokens: int | None = Field(None, gt=0, description="for held_out; 128 direct and 256 cot when not given")
 
 
+class ContaminationSpec(Section):
+    """How evaluation items are looked for among the training rows: flantune.mixtures.contamination."""
+
+    check: bool = Field(True, description="look for leaks after an evaluation, and score without them")
+    ngram: int = Field(13, gt=1, le=64, description="normalised words")
+    threshold: float = Field(0.7, gt=0, le=1, description="share of an item's n-grams in one training row: a leak; PaLM's")
+    min_words: int = Field(8, gt=0, description="items with fewer, options counted, are not checked")
+
+
 class EvalSpec(Section):
     benchmarks: tuple[BenchmarkSpec, ...] = ()
     batch_tokens: int = Field(16_384, gt=0, description="padded tokens per forward pass")
     max_inputs: int | None = Field(None, gt=1, description="tokens; the training length when not given")
     precision: Literal["auto", "bf16", "fp32"] = "fp32"
+    contamination: ContaminationSpec = ContaminationSpec()
 
 
 class Recipe(Section):
@@ -215,6 +319,7 @@ class Recipe(Section):
     collections: tuple[CollectionSpec, ...] = Field(min_length=1)
     max_rejected: float = Field(0.01, ge=0, le=1, description="share of bad rows in a file above which reading stops")
     held_out: HeldOut = HeldOut()
+    duplicates: DuplicatesSpec = DuplicatesSpec()
     mixture: MixtureSpec = MixtureSpec(preset="proportional")
     tokens: TokensSpec = TokensSpec()
     model: ModelSpec = ModelSpec()
@@ -319,7 +424,7 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 def make_format(spec: WeightedFormat) -> Format:
     """The Format a recipe's entry names: its setting's fields (spec 2.4), changed by what the entry states."""
-    base = FORMATS[spec.setting] if spec.setting else Format()
+    base = SETTINGS[spec.setting] if spec.setting else Format()
     return replace(base, **spec.overrides())
 
 
@@ -331,3 +436,11 @@ FORMATS: Mapping[str, Format] = {
     "fs_opt": Format(shots=5, options="list", exemplar_templates="mixed"),
     "fs_noopt": Format(shots=3, options="none", exemplar_templates="single"),
 }
+# The other few-shot variants of spec 3.4 and 3.5. The public code's fs_opt is `fs_opt` and `fs_opt_single`, half and
+# half; for Natural Instructions it is the two that follow.
+VARIANTS: Mapping[str, Format] = {
+    "fs_opt_single": Format(shots=3, options="list", exemplar_templates="single"),  # 2 or 3 are kept
+    "niv2_inline": Format(shots=1, options="list", demonstrations=True),  # a stored example and its explanation
+    "niv2_x_shot": Format(shots=2, options="list", exemplar_templates="single"),  # two pairs drawn at random
+}
+SETTINGS: Mapping[str, Format] = {**FORMATS, **VARIANTS}

@@ -37,7 +37,9 @@ def patterns(*names: str) -> st.SearchStrategy[list[Part]]:
             parts += [(True, name), (False, literal)]
         return [p for p in parts if p[1]]
 
-    return st.builds(put_together, st.permutations(names), st.lists(words, min_size=len(names) + 1, max_size=len(names) + 1))
+    return st.builds(
+        put_together, st.permutations(names), st.lists(words, min_size=len(names) + 1, max_size=len(names) + 1)
+    )
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,18 @@ def worlds(draw: st.DrawFn) -> World:
     examples = []
     for row in range(draw(st.integers(1, 5))):
         options = tuple(draw(st.lists(trimmed, min_size=2, max_size=4, unique=True))) if with_options else None
-        targets = (draw(st.sampled_from(options)),) if options else tuple(draw(st.lists(trimmed, min_size=1, max_size=3, unique=True)))
+        targets = (
+            (draw(st.sampled_from(options)),)
+            if options
+            else tuple(draw(st.lists(trimmed, min_size=1, max_size=3, unique=True)))
+        )
         fields = {"text": draw(filled), "claim": f"{row} {draw(filled)}"}
         why = draw(trimmed) if rationale else None
-        examples.append(Example(task="x", row=row, id="", fields=fields, targets=targets, options=options, rationale=why))
-    task = Task(name="x", mixture="x", dataset="x", category="c", templates="own", fields=FIELDS, definition=draw(filled),
-                has_rationale=rationale, has_options=with_options)  # fmt: skip
+        examples.append(
+            Example(task="x", row=row, id="", fields=fields, targets=targets, options=options, rationale=why)
+        )
+    task = Task(name="x", mixture="x", dataset="x", category="c", templates="own", fields=FIELDS,
+                definition=draw(filled), has_rationale=rationale, has_options=with_options)  # fmt: skip
     known = [f for f in (*FORMATS.values(), *VARIANTS.values()) if not f.demonstrations]
     format = draw(st.sampled_from(known))
     return World(task, tuple(examples), templates, parts, format, draw(st.integers(0, 10_000)),
@@ -172,7 +180,7 @@ def first_first(found: list[str], index: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys([found[index], *found]))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(worlds())
 def test_a_prompt_is_what_the_slow_way_gives(world: World) -> None:
     prompt, (inputs, target, references) = made(world), slow_prompt(world)
@@ -181,7 +189,7 @@ def test_a_prompt_is_what_the_slow_way_gives(world: World) -> None:
     assert prompt.references == references
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=40)
 @given(worlds())
 def test_roles_part_the_text_and_the_target_stands_last_and_whole(world: World) -> None:
     prompt, query = made(world), world.examples[0]
@@ -199,7 +207,7 @@ def test_roles_part_the_text_and_the_target_stands_last_and_whole(world: World) 
         assert query.targets[world.target_index] in prompt.target
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=40)
 @given(worlds())
 def test_exemplars_are_the_others_each_once_in_three_pieces_and_pruning_takes_the_last(world: World) -> None:
     prompt = made(world)
@@ -216,7 +224,7 @@ def test_exemplars_are_the_others_each_once_in_three_pieces_and_pruning_takes_th
         assert {s.exemplar for s in fewer.segments} - {None} == set(range(count))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=40)
 @given(worlds())
 def test_templates_that_are_offered_can_word_the_example(world: World) -> None:
     for example in world.examples:
@@ -226,7 +234,7 @@ def test_templates_that_are_offered_can_word_the_example(world: World) -> None:
             render(world.task, example, template, world.format, rng=random.Random(world.seed))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=20)
 @given(worlds(), st.integers(0, 3))
 def test_the_query_among_its_exemplars_is_refused(world: World, place: int) -> None:
     assume(world.format.shots)

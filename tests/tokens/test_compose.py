@@ -19,12 +19,12 @@ from flantune.mixtures import Mixture
 from flantune.recipe import CollectionSpec, HeldOut, MixtureSpec
 from flantune.tasks import ExampleStore, build_store, split_held_out
 from flantune.templates import templates_for
-from flantune.tokens import compose
 from flantune.tokens.boundaries import boundaries_of
 from flantune.tokens.compose import Composer, same_example
 from flantune.tokens.encode import EncodedBatch, encode_prompts
 from flantune.tokens.token_store import STATE, TokenStore
 from flantune.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from flantune.tokens.worded import composes
 from flantune.types import Format
 
 LENGTHS = {"inputs_len": 160, "targets_len": 24, "few_shot_margin": 16}
@@ -298,4 +298,4 @@ def test_all_formats_are_known_to_be_composed_or_not() -> None:
         "shots", "rationale", "instruction", "options", "exemplar_templates", "demonstrations", "inverted", "chat",
         "language", "delimiters",
     }  # fmt: skip
-    assert compose.composes(Format()) and not compose.composes(Format(chat=True))
+    assert composes(Format()) and not composes(Format(chat=True))

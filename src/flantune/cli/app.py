@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 import flantune
-from flantune.cli import evaluate, tasks
+from flantune.cli import evaluate, preview, tasks
 from flantune.cli.console import ProgressLine, emit, guarded
-from flantune.cli.options import DataOpt, FreshOpt, JsonOpt, RecipeArg, RunsOpt, SetOpt, open_recipe
+from flantune.cli.options import DataOpt, FreshOpt, JsonOpt, RecipeArg, RunsOpt, SetOpt, chosen_workers, open_recipe
+from flantune.errors import RecipeError
 
 app = typer.Typer(
     name="flantune",
@@ -20,8 +21,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.add_typer(tasks.app, name="tasks", help="What is in a collection: list, show, preview, check.")
+app.add_typer(tasks.app, name="tasks", help="What is in a collection: list, show, preview, check, explore.")
 evaluate.register(app)
+preview.register(app)
 
 
 def _print_version(asked: bool) -> None:
@@ -83,17 +85,33 @@ def build(
     runs: RunsOpt = None,
     change: SetOpt = None,
     fresh: FreshOpt = False,
+    suggest: Annotated[
+        bool,
+        typer.Option("--suggest", help="Build nothing: show a sample's lengths and the row lengths that fill best."),
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes that make the rows; with --ray, actors.")
+    ] = None,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Make the rows on a Ray cluster: the one there is, or a new one here.")
+    ] = False,
+    ray_address: Annotated[
+        str | None, typer.Option("--ray-address", help="HOST:PORT of the cluster's head, or 'local'; implies --ray.")
+    ] = None,
     json: JsonOpt = False,
 ) -> None:
     """Packed shards and their data card."""
     with guarded():
+        if suggest:
+            _suggest(recipe, data, runs, change, fresh, json)
+            return
         from flantune.pipeline import build as build_data
         from flantune.pipeline import open_run
 
         chosen = open_recipe(recipe, data, change, runs)
         folder = open_run(chosen, fresh=fresh)
         progress = ProgressLine()
-        card = build_data(chosen, folder, progress)
+        card = build_data(chosen, folder, progress, chosen_workers(workers, ray, ray_address))
         progress.close()
         described = card.to_json()
         fill = ", ".join(f"{side} {value:.1%} full" for side, value in card.fill().items() if value is not None)
@@ -102,6 +120,19 @@ def build(
             described,
             text=f"{card.rows:,} packed rows in {folder.shards} ({fill}); card: {folder.shards}/card.json",
         )
+
+
+def _suggest(
+    recipe: Path, data: Path | None, runs: Path | None, change: list[str] | None, fresh: bool, json: bool
+) -> None:
+    from flantune.pipeline.suggest import suggest
+
+    if fresh:
+        raise RecipeError("--fresh throws a run's folder away and --suggest builds none: give one of them.")
+    progress = ProgressLine()
+    suggestion = suggest(open_recipe(recipe, data, change, runs), progress)
+    progress.close()
+    emit(json, suggestion.to_json(), text=suggestion.to_text())
 
 
 @app.command(epilog="Example: flantune train recipes/flan-small-real.yaml --data DIR --set train.steps=100")
@@ -125,31 +156,6 @@ def train(
         report = finetune(chosen, folder, progress)
         progress.close()
         emit(json, {"model": str(folder.model), **report}, text=f"finished model: {folder.model}")
-
-
-@app.command(epilog="Example: flantune preview recipes/flan-small-real.yaml --data DIR --at 17")
-def preview(
-    recipe: RecipeArg,
-    at: Annotated[int, typer.Option("--at", min=0, help="Place in the training stream.")] = 0,
-    count: Annotated[int, typer.Option("--count", min=1, help="How many from there.")] = 1,
-    data: DataOpt = None,
-    runs: RunsOpt = None,
-    change: SetOpt = None,
-    json: JsonOpt = False,
-) -> None:
-    """Example N of the training stream in full, its text coloured by role."""
-    with guarded():
-        from flantune.cli.tasks import show_prompt
-        from flantune.pipeline import open_run, preview_prompts
-        from flantune.pipeline.data import sample
-
-        chosen = open_recipe(recipe, data, change, runs)
-        shown = []
-        for prompt in preview_prompts(chosen, open_run(chosen), range(at, at + count)):
-            shown.append(sample(prompt))
-            if not json:
-                show_prompt(prompt)
-        emit(json, {"prompts": shown})
 
 
 @app.command(epilog="Example: flantune report runs/demo")

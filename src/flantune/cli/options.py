@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 
 from flantune.errors import RecipeError
 from flantune.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from flantune.pipeline.parallel import Workers
 
 RecipeArg = Annotated[Path, typer.Argument(help="The recipe file, YAML.", show_default=False)]
 DataOpt = Annotated[
@@ -34,6 +37,15 @@ def open_recipe(path: Path, data: Path | None, changes: list[str] | None, runs: 
     if runs is not None:
         overrides["runs"] = str(runs)
     return load_recipe(path, overrides)
+
+
+def chosen_workers(count: int | None, ray: bool, ray_address: str | None) -> Workers | None:
+    """Who makes the rows; None where the command itself does."""
+    if count is None and not ray and ray_address is None:
+        return None
+    from flantune.pipeline.parallel import Workers
+
+    return Workers(count=count, ray=ray_address or ("auto" if ray else None))
 
 
 def parse_change(change: str) -> tuple[str, Any]:

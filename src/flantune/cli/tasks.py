@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flantune.cli import explore
+from flantune.cli.catalog import fetch, list_collection
+from flantune.cli import trust
 from flantune.cli.console import EXIT_FAILED, ProgressLine, emit, guarded, out
 from flantune.cli.options import JsonOpt
 from flantune.errors import RecipeError
-from flantune.recipe import FORMATS, CollectionSpec
+from flantune.recipe import SETTINGS, CollectionSpec
 
 if TYPE_CHECKING:
     from flantune.sources import TaskRows
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
     from flantune.types import Example, Prompt, Task
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+trust.register(app)
+app.command(epilog="Example: flantune tasks fetch natural-instructions --to data")(fetch)
+explore.register(app)
 
 PathArg = Annotated[
     list[Path] | None, typer.Argument(help="Files or folders of examples; with none, --data.", show_default=False)
@@ -114,23 +120,37 @@ def check_text(report: CheckReport, rejected: Path | None) -> str:
     return "\n".join(lines)
 
 
-@app.command("list", epilog="Example: flantune tasks list --data DIR")
+@app.command("list", epilog="Example: flantune tasks list --data DIR; flantune tasks list --collection flan --data DIR")
 def list_tasks(
     paths: PathArg = None,
     data: DataOpt = None,
     pattern: Annotated[str, typer.Option("--match", help="Only names that match this glob.")] = "*",
+    mixture: Annotated[str | None, typer.Option("--mixture", help="Only tasks of this mixture.")] = None,
+    collection: Annotated[
+        str | None,
+        typer.Option("--collection", help="flan: the whole published collection, and what of it is here."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="With --collection: list its tasks too.")] = False,
     reader: ReaderOpt = "auto",
     max_rejected: LimitOpt = 0.01,
     json: JsonOpt = False,
 ) -> None:
     """Every task with its mixture, category, language and number of examples."""
     with guarded():
+        if collection is not None:
+            specs = collection_specs(paths, data, reader) if paths or data else []
+            list_collection(
+                collection, specs, max_rejected, pattern=pattern, mixture=mixture, everything=everything, as_json=json
+            )
+            return
+        if everything:
+            raise RecipeError("--all goes with --collection; without it every task is listed anyway.")
         rows: list[dict[str, Any]] = []
         progress = ProgressLine()
         for part in _read(collection_specs(paths, data, reader), max_rejected):
             count = sum(1 for _ in part.examples)
             progress("tasks", len(rows), 0)
-            if fnmatchcase(part.task.name, pattern):
+            if fnmatchcase(part.task.name, pattern) and mixture in (None, part.task.mixture):
                 rows.append({**_described(part.task), "examples": count})
         progress.close()
         width = max((len(str(r["name"])) for r in rows), default=4)
@@ -170,7 +190,7 @@ def preview(
     name: Annotated[str, typer.Argument(help="The task's name.")],
     paths: PathArg = None,
     data: DataOpt = None,
-    format_name: Annotated[str, typer.Option("--format", help="zs_opt, zs_noopt, fs_opt, fs_noopt.")] = "zs_opt",
+    format_name: Annotated[str, typer.Option("--format", help="zs_opt, fs_noopt, niv2_inline, …")] = "zs_opt",
     shots: Annotated[int | None, typer.Option("--shots", min=0, help="Exemplars, in place of the format's.")] = None,
     rationale: Annotated[str | None, typer.Option("--rationale", help="with, without or auto.")] = None,
     instruction: Annotated[bool, typer.Option(help="--no-instruction: exemplars only.")] = True,
@@ -186,8 +206,8 @@ def preview(
         from flantune.pipeline.data import sample
         from flantune.templates import templates_for
 
-        if format_name not in FORMATS:
-            raise RecipeError(f"--format {format_name}: expected one of {', '.join(FORMATS)}.")
+        if format_name not in SETTINGS:
+            raise RecipeError(f"--format {format_name}: expected one of {', '.join(SETTINGS)}.")
         changes: dict[str, object] = {"instruction": instruction}
         if shots is not None:
             changes["shots"] = shots
@@ -195,7 +215,7 @@ def preview(
             if rationale not in ("with", "without", "auto"):
                 raise RecipeError(f"--rationale {rationale}: expected with, without or auto.")
             changes["rationale"] = rationale
-        fmt = replace(FORMATS[format_name], **changes)  # type: ignore[arg-type]
+        fmt = replace(SETTINGS[format_name], **changes)  # type: ignore[arg-type]
         task, examples = find_task(name, collection_specs(paths, data, reader), max_rejected)
         shown = []
         for k in range(count):

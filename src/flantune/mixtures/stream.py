@@ -12,6 +12,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from flantune.mixtures.row_order import RowOrder
 from flantune.mixtures.sequence import (
     GOLDEN,
     WORD,
@@ -44,7 +45,9 @@ class Block:
 class Stream:
     """The leaves laid out without end. Holds a few blocks and the counts at one place, to save work only."""
 
-    def __init__(self, leaves: Sequence[Leaf], sizes: Mapping[str, int], seed: int) -> None:
+    def __init__(
+        self, leaves: Sequence[Leaf], sizes: Mapping[str, int], seed: int, order: RowOrder | None = None
+    ) -> None:
         tasks = sorted({leaf.task for leaf in leaves})
         number = {task: i for i, task in enumerate(tasks)}
         self._offset = name_key("offset", seed)
@@ -60,6 +63,7 @@ class Stream:
         )
         self._format_starts = _format_starts(leaves)
         self._num_formats = np.array([len(leaf.formats) for leaf in leaves], dtype=np.int64)
+        self._order = order.laid_out(tasks) if order is not None else None  # else rows come in random order
         self._blocks: dict[int, Block] = {}
         self._last_counts: tuple[int, Counts] | None = None
 
@@ -87,7 +91,11 @@ class Stream:
         leaf_occurrence = (before[leaf] + _earlier_equals(leaf)).astype(np.uint64)
         self._last_counts = (number + 1, before + np.bincount(leaf, minlength=len(before)))
         epoch, place = occurrence // self._sizes[task], occurrence % self._sizes[task]
-        row = permute(place, self._sizes[task], mix_words(self._row_keys[task] + epoch * np.uint64(GOLDEN)))
+        epoch_key = mix_words(self._row_keys[task] + epoch * np.uint64(GOLDEN))
+        if self._order is None:
+            row = permute(place, self._sizes[task], epoch_key).astype(np.int64)
+        else:
+            row = self._order.rows(task, place, epoch_key)
         # A second golden sequence, over the leaf's own occurrences, shares its formats as evenly.
         turn = self._format_keys[leaf] + leaf_occurrence * np.uint64(GOLDEN)
         format = np.minimum((turn[:, None] >= self._format_starts[leaf]).sum(axis=1), self._num_formats[leaf]) - 1

@@ -3,7 +3,7 @@
 Each reads only files that earlier stages left in the run's folder and can be stopped and run again.
 """
 
-from flantune.pipeline.data import build, open_store, preview_prompts
+from flantune.pipeline.data import build, open_store
 from flantune.pipeline.evaluation import evaluate_run
 from flantune.pipeline.folder import RunFolder, open_run
 from flantune.pipeline.run import run
@@ -17,6 +17,5 @@ __all__ = [
     "finetune",
     "open_run",
     "open_store",
-    "preview_prompts",
     "run",
 ]

@@ -4,27 +4,42 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 
 from flantune.errors import RecipeError
 from flantune.mixtures import Mixture
+from flantune.mixtures.counted import Measured
+from flantune.mixtures.row_order import RowOrder
+from flantune.mixtures.unique import unique_store
 from flantune.pipeline.folder import RunFolder, write_text
 from flantune.pipeline.text import collection_documents, file_documents
-from flantune.recipe import Recipe
+from flantune.recipe import Count, Recipe
 from flantune.tasks import ExampleStore, HeldOutSplit, build_store, split_held_out
+from flantune.tasks.lengths import Side, text_lengths
 from flantune.templates import templates_for
-from flantune.tokens.build import build_shards, read_card
+from flantune.tokens.boundaries import boundaries_of
+from flantune.tokens.build import Blocks, build_shards, read_card
 from flantune.tokens.card import DataCard
+from flantune.tokens.compose import Composer
 from flantune.tokens.encode import EncodedBatch, encode_prompts
+from flantune.tokens.shards import INDEX
+from flantune.tokens.token_store import TokenStore
 from flantune.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from flantune.tokens.yields import Sampler
 from flantune.types import Prompt
 from flantune.whole import atomic_folder
 
+if TYPE_CHECKING:
+    from flantune.pipeline.parallel import Workers
+
 SAMPLES = 48  # rendered prompts kept for the report
+LENGTHS = "lengths.json"  # in the run's data folder: what sampled draws came to
 Progress = Callable[[str, int, int], None]  # stage, done, of
 
 
@@ -42,29 +57,60 @@ class Data:
 
 
 def open_store(recipe: Recipe, folder: RunFolder, progress: Progress = quiet) -> ExampleStore:
-    """Read every collection into the run's store; done once, checked by fingerprint after."""
-    return build_store(
+    """Read every collection into the run's store; done once, checked by fingerprint after.
+
+    Where the recipe leaves out duplicates, the store without them, which lies beside the whole one.
+    """
+    store = build_store(
         recipe.collections,
         folder.store,
         recipe.max_rejected,
         on_progress=lambda p: progress("read", p.files, p.files_total),
     )
+    if recipe.duplicates.drop == "none":
+        return store
+    train = split_held_out(store.tasks, recipe.held_out).train
+    return unique_store(
+        store, folder.unique, recipe.duplicates, train, lambda done, total: progress("duplicates", done, total)
+    )
 
 
 def open_data(recipe: Recipe, folder: RunFolder, progress: Progress = quiet) -> Data:
-    store = open_store(recipe, folder, progress)
+    return data_of(recipe, folder, open_store(recipe, folder, progress), progress)
+
+
+def data_of(recipe: Recipe, folder: RunFolder, store: ExampleStore, progress: Progress = quiet) -> Data:
+    """What is trained on, from a store that is whole; the collections are not looked at."""
     if not store.tasks:
         raise RecipeError(f"{recipe.name}: the collections hold no example; see {folder.store / 'rejected.jsonl'}.")
     split = split_held_out(store.tasks, recipe.held_out)
-    return Data(store, split, make_mixture(recipe, store, split))
+    drawn = Data(store, split, make_mixture(recipe, store, split, "draws"))
+    count = recipe.mixture.count
+    if count == "draws":
+        return drawn
+    return Data(store, split, make_mixture(recipe, store, split, count, measure(recipe, folder, drawn, progress)))
 
 
-def make_mixture(recipe: Recipe, store: ExampleStore, split: HeldOutSplit) -> Mixture:
-    """The mixture over the tasks that may be trained on."""
+def measure(recipe: Recipe, folder: RunFolder, drawn: Data, progress: Progress = quiet) -> Measured:
+    """What a mixture that counts packed examples or tokens knows of its data. `drawn` is the same by draws. The counts
+    are kept in the run's folder, and sampled again only where text, tokenizer, lengths or wording are others."""
+    tokenizer = open_tokenizer(recipe, folder, drawn)
+    side: Side = "targets" if recipe.mixture.count == "target_tokens" else "fields"
+    order = RowOrder({task: text_lengths(drawn.store, task, side) for task in drawn.mixture.sizes}, recipe.seed)
+    sampler = Sampler(drawn.mixture, order, drawn.store, tokenizer, recipe.tokens, made_from=drawn.store.fingerprint)
+    yields = sampler.yields(folder.store.parent / LENGTHS, lambda done, total: progress("measure", done, total))
+    return Measured(yields, order)
+
+
+def make_mixture(
+    recipe: Recipe, store: ExampleStore, split: HeldOutSplit, count: Count, measured: Measured | None = None
+) -> Mixture:
+    """The mixture over the tasks that may be trained on, its weights counting `count`."""
     tasks = {name: store.tasks[name] for name in split.train}
     sizes = {name: store.size(name) for name in split.train}
-    language = recipe.mixture.language
-    return Mixture(recipe.mixture, recipe.seed, tasks, sizes, lambda task: templates_for(task, language))
+    wording = recipe.mixture.wording
+    spec = recipe.mixture.model_copy(update={"count": count})
+    return Mixture(spec, recipe.seed, tasks, sizes, lambda task: templates_for(task, wording), measured=measured)
 
 
 def open_tokenizer(recipe: Recipe, folder: RunFolder, data: Data) -> Tokenizer:
@@ -100,33 +146,80 @@ def text_source(recipe: Recipe, data: Data) -> Callable[[int], list[str]]:
     return collection_documents(data.mixture, data.store, recipe.tokens.block)
 
 
-def build(recipe: Recipe, folder: RunFolder, progress: Progress = quiet) -> DataCard:
-    """Exactly as many packed rows as training will read, with the data card and samples of the prompts."""
-    data = open_data(recipe, folder, progress)
-    tokenizer = open_tokenizer(recipe, folder, data)
-    spec = recipe.tokens
+@dataclass(frozen=True, slots=True)
+class Readied:
+    """All that a block of the stream is made from."""
+
+    data: Data
+    tokenizer: Tokenizer
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal where equal blocks are made."""
+        return _digest(self.data.mixture.fingerprint(), self.tokenizer.fingerprint)
+
+
+def reopen(recipe: Recipe, folder: RunFolder) -> Readied:
+    """What a build has readied in the run's folder, for another process; the collections are not looked at."""
+    whole = recipe.duplicates.drop == "none"
+    data = data_of(recipe, folder, ExampleStore.open(folder.store if whole else folder.unique))
+    return Readied(data, open_tokenizer(recipe, folder, data))
+
+
+def encoded_blocks(recipe: Recipe, folder: RunFolder, readied: Readied) -> Callable[[int], EncodedBatch]:
+    """Block b of the stream, encoded: a pure function of b.
+
+    Composed from the run's token store where the recipe reuses tokens and the tokenizer allows it, else rendered.
+    """
+    data, tokenizer, spec = readied.data, readied.tokenizer, recipe.tokens
+    inputs_len, targets_len = spec.example_lens
+    lengths = {"inputs_len": inputs_len, "targets_len": targets_len, "few_shot_margin": spec.few_shot_margin}
+    boundaries = boundaries_of(tokenizer) if spec.reuse else None
+    if boundaries is not None:
+        tokens = TokenStore(data.store, boundaries, folder.tokens, tokenizer.fingerprint)
+        composer = Composer(data.mixture, data.store, tokenizer, tokens)
+        return lambda b: composer.encode(b * spec.block, (b + 1) * spec.block, **lengths)
 
     def block(b: int) -> EncodedBatch:
-        return encode_prompts(
-            list(data.mixture.prompts(range(b * spec.block, (b + 1) * spec.block), data.store)),
-            tokenizer,
-            inputs_len=spec.inputs_len,
-            targets_len=spec.targets_len,
-            few_shot_margin=spec.few_shot_margin,
+        prompts = data.mixture.prompts(range(b * spec.block, (b + 1) * spec.block), data.store)
+        return encode_prompts(list(prompts), tokenizer, **lengths)
+
+    return block
+
+
+def build(
+    recipe: Recipe, folder: RunFolder, progress: Progress = quiet, workers: Workers | None = None
+) -> DataCard:
+    """Exactly as many packed rows as training will read, with the data card and samples of the prompts.
+
+    `workers` make the blocks ahead, here or on other machines; the bytes written are the same.
+    """
+    data = open_data(recipe, folder, progress)
+    readied = Readied(data, open_tokenizer(recipe, folder, data))
+    write_samples(data, folder.samples)
+    one_sided = is_one_sided(recipe)
+    with block_source(recipe, folder, readied, one_sided, workers) as blocks:
+        return build_shards(
+            blocks,
+            recipe.train.steps * recipe.train.batch_rows,
+            recipe.tokens,
+            folder.shards,
+            one_sided=one_sided,
+            fingerprint=readied.fingerprint,
+            asked_shares=data.mixture.shares(),
+            on_progress=lambda rows, total, _: progress("build", rows, total),
         )
 
-    write_samples(data, folder.samples)
-    card = build_shards(
-        block,
-        recipe.train.steps * recipe.train.batch_rows,
-        spec,
-        folder.shards,
-        one_sided=is_one_sided(recipe),
-        fingerprint=_digest(data.mixture.fingerprint(), tokenizer.fingerprint),
-        asked_shares=data.mixture.shares(),
-        on_progress=lambda rows, total, _: progress("build", rows, total),
-    )
-    return card
+
+def block_source(
+    recipe: Recipe, folder: RunFolder, readied: Readied, one_sided: bool, workers: Workers | None
+) -> AbstractContextManager[Blocks]:
+    """Blocks made here, or ahead of their time by workers. A folder that is whole asks for none and starts none."""
+    if workers is None or (folder.shards / INDEX).exists():
+        return nullcontext(encoded_blocks(recipe, folder, readied))
+    from flantune.pipeline.parallel import Job, hire
+
+    return hire(workers, Job.of(recipe, folder, readied, one_sided))
 
 
 def built_card(folder: RunFolder) -> DataCard:
@@ -158,13 +251,6 @@ def sample(prompt: Prompt) -> dict[str, object]:
         "exemplars": list(prompt.exemplars),
         "segments": [{"role": s.role, "text": s.text} for s in prompt.segments],
     }
-
-
-def preview_prompts(recipe: Recipe, folder: RunFolder, indices: Iterable[int]) -> Iterator[Prompt]:
-    """The stream's prompts at the places asked."""
-    data = open_data(recipe, folder)
-    for i in indices:
-        yield data.mixture.prompt(i, data.store)
 
 
 def is_one_sided(recipe: Recipe) -> bool:

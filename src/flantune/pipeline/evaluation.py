@@ -36,14 +36,17 @@ class Side:
 def evaluate_run(
     recipe: Recipe, folder: RunFolder, data: Data, sides: Sequence[Side], progress: Progress = quiet
 ) -> dict[str, Any]:
-    """Every benchmark of the recipe on every side; with two sides, compare.json too. Summaries by side."""
+    """Every benchmark of the recipe on every side; with two sides, compare.json too; then the search for leaks.
+
+    Summaries by side.
+    """
     if not recipe.eval.benchmarks:
         return {}
     settings = run_settings(recipe, data)
     summaries = {}
     for side in sides:
         engine, fingerprint = open_engine(
-            side.model, recipe.eval, recipe.tokens.inputs_len, recipe.model.tokenizer.path
+            side.model, recipe.eval, recipe.tokens.example_lens[0], recipe.model.tokenizer.path
         )
         summaries[side.name] = run_evaluation(
             engine,
@@ -55,6 +58,9 @@ def evaluate_run(
     if len(sides) == 2:
         first, second = (folder.evals / s.name / "items.parquet" for s in sides)
         write_comparison(compare(first, second), folder.comparison)
+    from flantune.pipeline.contamination import check_run  # which makes settings as this module does
+
+    check_run(recipe, folder, data, progress)
     return summaries
 
 

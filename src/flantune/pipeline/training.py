@@ -131,7 +131,7 @@ def finetune(recipe: Recipe, folder: RunFolder, progress: Progress = quiet) -> d
     report = _train(
         model, ShardReader(folder.shards), recipe.train, recipe.tokens, folder.root, recipe.seed, "train", progress
     )
-    asking = Asking(prompt_eos=True, inputs_len=recipe.tokens.inputs_len)
+    asking = Asking(prompt_eos=True, inputs_len=recipe.tokens.example_lens[0])
     save_model(model, tokenizer.hf, folder.model, asking)
     done.write_bytes(orjson.dumps(report))
     return report

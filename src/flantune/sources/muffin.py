@@ -82,8 +82,6 @@ def winogrande(record: Record) -> Iterator[Draft]:
 
 def e2e_nlg(group: tuple[str, list[str]]) -> Iterator[Draft]:
     mr, references = group
-    if not mr.strip():
-        raise BadRow("mr", "text that is not blank", mr)
     yield Draft({"mr": mr}, tuple(references))
 
 
@@ -209,11 +207,14 @@ def e2e_groups(path: Path, rejects: Rejects) -> Iterator[tuple[str, tuple[str, l
     for place, row in table_rows(path, ","):
         if isinstance(row, BadRow):
             yield place, row
-        elif not row["ref"].strip():
-            yield place, BadRow("ref", "text that is not blank", row["ref"])
-        else:
-            first.setdefault(row["mr"], place)
-            groups.setdefault(row["mr"], []).append(row["ref"])
+            continue
+        try:
+            mr, reference = text_of(row, "mr"), text_of(row, "ref")
+        except BadRow as bad:
+            yield place, bad
+            continue
+        first.setdefault(mr, place)
+        groups.setdefault(mr, []).append(reference)
     for mr, references in groups.items():
         rejects.row(path, len(references) - 1)  # `examples_of` counts the group itself
         yield first[mr], (mr, references)

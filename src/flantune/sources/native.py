@@ -5,6 +5,7 @@ docs/native-tasks.md describes it; the demo's tasks are written in it too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -19,6 +20,8 @@ from flantune.sources.rejects import BadRow, Rejects
 from flantune.types import FewShotLayout, Task, Template
 
 SUFFIX = ".task.yaml"
+MAX_DEPTH = 100  # PyYAML takes minutes over thousands of open brackets, and libyaml dies of them
+_BRACKETS = re.compile(r"[\[\]{}]")
 ROW_KEYS = frozenset({"fields", "targets", "target", "rationale", "options", "id"})
 
 
@@ -96,8 +99,11 @@ def rows_path(path: Path) -> Path:
 def read_keys(path: Path) -> TaskKeys:
     """The yaml, checked: an unknown key is an error that names the file and the key."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        text = path.read_text(encoding="utf-8")
+        if (depth := bracket_depth(text)) > MAX_DEPTH:
+            raise DataError(str(path), field="file", expected=f"at most {MAX_DEPTH} brackets open at once", got=depth)
+        raw = yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:  # ValueError: no UTF-8, or the 99th of a month
         raise DataError(str(path), field="file", expected="YAML in UTF-8", got=str(e)) from None
     if not isinstance(raw, dict):
         raise DataError(str(path), field="file", expected="a mapping of keys", got=raw)
@@ -111,6 +117,15 @@ def read_keys(path: Path) -> TaskKeys:
             raise DataError(str(path), field=key, expected=f"one of the keys {', '.join(known.model_fields)}",
                             got=first["loc"][-1]) from None  # fmt: skip
         raise DataError(str(path), field=key, expected=first["msg"], got=first["input"]) from None
+
+
+def bracket_depth(text: str) -> int:
+    """The most brackets of flow style that are open at once, quotes not looked at."""
+    depth = deepest = 0
+    for sign in _BRACKETS.findall(text):
+        depth = depth + 1 if sign in "[{" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _template(keys: TaskKeys, number: int, template: TemplateKeys) -> Template:

@@ -36,6 +36,9 @@ LANGUAGES = {
 }  # fmt: skip
 
 
+_ADDRESS = re.compile(r"\(https?://")
+
+
 class Niv2Reader:
     name = "niv2"
     mixture = "niv2"
@@ -78,7 +81,7 @@ def read_task(record: Record, path: Path, mixture: str) -> Task:
         definition="\n".join(_texts(record, "Definition", path)).strip(),
         demonstrations=tuple(_demonstrations(record, name, path)),
         metric="exact_match" if category.lower() in EXACT_MATCH_CATEGORIES else "rouge_l",
-        licence=", ".join(str(x) for x in record.get("Instance License") or []) or None,
+        licence=", ".join(str(x) for x in _listed(record.get("Instance License"))) or None,
         source="niv2",
         path=str(path),
     )
@@ -86,7 +89,9 @@ def read_task(record: Record, path: Path, mixture: str) -> Task:
 
 def dataset_name(source: str) -> str:
     """A source's bare name: 'scan (https://…)' -> 'scan', 'librispeech_asr,' -> 'librispeech_asr'."""
-    return re.sub(r"\s*\(https?://.*\)\s*$", "", source).strip().rstrip(",").strip() or source
+    bare = source.strip()
+    address = _ADDRESS.search(bare) if bare.endswith(")") else None
+    return (bare[: address.start()] if address else bare).strip().rstrip(",").strip() or source
 
 
 def parse_instance(instance: Record) -> Iterator[Draft]:
@@ -101,7 +106,7 @@ def parse_instance(instance: Record) -> Iterator[Draft]:
 def _demonstrations(record: Record, task: str, path: Path) -> Iterator[Example]:
     """The positive examples that are whole, as exemplars; rows count from -1 down."""
     count = 0
-    for i, shown in enumerate(record.get("Positive Examples") or []):
+    for i, shown in enumerate(_listed(record.get("Positive Examples"))):
         output = shown.get("output") if isinstance(shown, dict) else None
         answers = [output] if isinstance(output, str) else output if isinstance(output, list) else []
         targets = tuple(dict.fromkeys(str(a).strip() for a in answers if str(a).strip()))
@@ -128,6 +133,11 @@ def _texts(record: Record, key: str, path: Path) -> list[str]:
 
 
 def _language(record: Record) -> str:
-    languages = record.get("Input_language") or ["English"]  # the early layout's tasks are all English
-    first = languages[0] if isinstance(languages, list) else str(languages)
-    return LANGUAGES.get(first, str(first).lower())
+    languages = _listed(record.get("Input_language")) or ["English"]  # the early layout's tasks are all English
+    first = str(languages[0])
+    return LANGUAGES.get(first, first.lower())
+
+
+def _listed(value: Any) -> list[Any]:
+    """A list as it is, one thing as a list of it, and nothing as none: these keys are read for what they are worth."""
+    return value if isinstance(value, list) else [value] if value else []

@@ -139,7 +139,7 @@ def first_object(path: Path) -> Record | None:
         text = head(path).decode("utf-8", errors="ignore").lstrip()[1:].lstrip()
         try:
             value, _ = json.JSONDecoder().raw_decode(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     else:
         try:
@@ -277,7 +277,8 @@ def texts_of(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
 def choice_of(record: Mapping[str, Any], key: str, options: tuple[str, ...]) -> str:
     """The option an integer (or whole-number text) names."""
     value = record.get(key)
-    place = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    # Nine digits are more than any list is long; int() refuses thousands of them with an error of its own.
+    place = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10 else value
     if isinstance(place, bool) or not isinstance(place, int) or not 0 <= place < len(options):
         raise BadRow(key, f"0 to {len(options) - 1}", value)
     return options[place]

@@ -99,6 +99,7 @@ class Rejects:
     def _write(self, file: str, place: str, field: str, expected: str, got: object) -> None:
         if self._out is None:
             return
+        file = file.encode("utf-8", "backslashreplace").decode()  # a name on disk may be no UTF-8
         line = {"file": file, "place": place, "field": field, "expected": expected, "got": shorten(got, GOT_LIMIT)}
         self._out.write(orjson.dumps(line) + b"\n")
 

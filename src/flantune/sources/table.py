@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pyarrow as pa
@@ -155,6 +155,24 @@ def options_of(value: Any, column: str) -> tuple[str, ...] | None:
     return tuple(map(str, value))
 
 
+def batch_records(batch: pa.RecordBatch) -> Iterator[Record | BadRow]:
+    """A batch's rows; one whose text is no UTF-8, which Arrow does not check, is a bad row of its own."""
+    try:
+        records = batch.to_pylist()
+    except (OverflowError, ValueError):
+        records = [one_record(batch.slice(i, 1)) for i in range(batch.num_rows)]
+    yield from records
+
+
+def one_record(row: pa.RecordBatch) -> Record | BadRow:
+    try:
+        return cast(Record, row.to_pylist()[0])
+    except UnicodeDecodeError as e:
+        return BadRow("row", "text in UTF-8", e.object[e.start : e.start + 8])
+    except (OverflowError, ValueError) as e:
+        return BadRow("row", "values that can be read", str(e))
+
+
 def parquet_rows(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[str, Record | BadRow]]:
     """Rows of a Parquet file, counted from 1; only the mapped columns are read, a batch at a time."""
     try:
@@ -162,7 +180,7 @@ def parquet_rows(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[str, 
             check_header(file.schema_arrow.names, columns, str(path))
             number = 0
             for batch in file.iter_batches(batch_size=1024, columns=list(dict.fromkeys(columns.values()))):
-                for record in batch.to_pylist():
+                for record in batch_records(batch):
                     number += 1
                     yield str(number), record
     except (pa.ArrowException, OSError) as e:

@@ -12,10 +12,12 @@ A store is written beside its place and renamed whole: a build that was killed l
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import shutil
+from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from flantune.types import Example, Task
 STORE_VERSION = 1
 BATCH_ROWS = 512  # rows per Arrow record batch: what one random access maps, and what a build holds in memory
 OPEN_TASKS = 512  # files held open at once; the usual limit of a process is 1,024
+RELEASE_EVERY = 128  # examples read before the pages they were read from are given back
 
 SCHEMA = pa.schema(
     [
@@ -123,37 +126,39 @@ def _write_store(
     fingerprint: str,
     on_progress: Callable[[Progress], None] | None,
 ) -> None:
-    tasks: list[dict[str, Any]] = []
+    tasks = 0
     empty: list[dict[str, str]] = []
     seen: dict[str, str] = {}
     examples = files = 0
     files_total = sum(len(collection_parts(spec)) for spec in collections)
-    with Rejects(folder / "rejected.jsonl") as rejects:
+    with Rejects(folder / "rejected.jsonl") as rejects, (folder / "tasks.json").open("wb") as listed:
         for spec in collections:
             for rows in read_collection(spec, rejects, max_rejected, seen):
-                file = f"examples/{len(tasks):05d}.arrow"
+                file = f"examples/{tasks:05d}.arrow"
                 task, count = write_task(rows, folder / file)
                 files += 1
                 examples += count
                 if count:
-                    tasks.append(
-                        {
-                            "task": task_to_json(task),
-                            "rows": count,
-                            "file": file,
-                            "bytes": (folder / file).stat().st_size,
-                        }
-                    )
+                    entry = {
+                        "task": task_to_json(task),
+                        "rows": count,
+                        "file": file,
+                        "bytes": (folder / file).stat().st_size,
+                    }
+                    # One line each, so that thousands of tasks are never one text in memory.
+                    listed.write((b",\n" if tasks else b"[\n") + orjson.dumps(entry))
+                    tasks += 1
                 else:
                     (folder / file).unlink()
                     empty.append({"task": task.name, "path": task.path, "reason": "no row was kept"})
                 if on_progress is not None:
                     done = files + len(rejects.skipped)
-                    on_progress(Progress(task.name, len(tasks), done, files_total, examples, rejects.total_rejected()))
+                    on_progress(Progress(task.name, tasks, done, files_total, examples, rejects.total_rejected()))
+        listed.write(b"\n]")
         summary = {
             "version": STORE_VERSION,
             "fingerprint": fingerprint,
-            "tasks": len(tasks),
+            "tasks": tasks,
             "examples": examples,
             "rows": rejects.total_rows(),
             "rejected": rejects.total_rejected(),
@@ -170,7 +175,6 @@ def _write_store(
             got=0,
             mend=f"Reasons: {summary['reasons'] or summary['skipped_files']}.",
         )
-    (folder / "tasks.json").write_bytes(orjson.dumps(tasks))
     (folder / "store.json").write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
 
 
@@ -240,10 +244,34 @@ def _alive(process: int) -> bool:
 # Reading -------------------------------------------------------------------------------------------------------------
 
 
+def give_back(mapped: mmap.mmap) -> None:
+    """Give the pages of a mapped file back to the system; what is used again comes from its cache or the disk.
+
+    Nothing is lost, written pages included: they stay the file's.
+    """
+    if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+class _OpenTask:
+    """One task's file, mapped."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self.reader = pa.ipc.open_file(pa.py_buffer(self._map))
+        except (OSError, ValueError, pa.ArrowException) as e:
+            raise StateError(f"{path}: cannot be read: {e}. Build the store again.") from None
+
+    def release(self) -> None:
+        give_back(self._map)
+
+
 class ExampleStore:
     """Tasks and their examples by number. Cheap to open and to hand to another process; not shared by threads."""
 
-    def __init__(self, folder: Path, entries: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, entries: Iterable[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
         self.folder = folder
         self.summary = summary  # store.json: fingerprint, rows, rejected, reasons, empty_tasks, skipped_files
         self.tasks: dict[str, Task] = {}
@@ -254,7 +282,9 @@ class ExampleStore:
             self.tasks[task.name] = task
             self._rows[task.name] = entry["rows"]
             self._files[task.name] = entry["file"]
-        self._open: OrderedDict[str, pa.ipc.RecordBatchFileReader] = OrderedDict()
+        self._open: OrderedDict[str, _OpenTask] = OrderedDict()
+        self._touched: dict[str, _OpenTask] = {}  # read from since pages were last given back
+        self._examples_read = 0
 
     @classmethod
     def open(cls, folder: Path | str) -> ExampleStore:
@@ -262,9 +292,10 @@ class ExampleStore:
         folder = Path(folder)
         try:
             summary = orjson.loads((folder / "store.json").read_bytes())
-            entries = orjson.loads((folder / "tasks.json").read_bytes())
             version, tasks = summary["version"], summary["tasks"]
-            whole = len(entries) == tasks and all((folder / e["file"]).stat().st_size == e["bytes"] for e in entries)
+            sizes: list[bool] = []
+            store = cls(folder, _whole_entries(folder, sizes), summary)
+            whole = len(sizes) == tasks and all(sizes)
         except FileNotFoundError:
             raise StateError(f"{folder}: no store of examples. Build it: flantune build RECIPE.") from None
         except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as e:
@@ -273,7 +304,7 @@ class ExampleStore:
             raise StateError(f"{folder}: a store of version {version}, expected {STORE_VERSION}. Build it again.")
         if not whole:
             raise StateError(f"{folder}: files of the store were cut or exchanged. Remove it and build it again.")
-        return cls(folder, entries, summary)
+        return store
 
     @property
     def fingerprint(self) -> str:
@@ -293,30 +324,52 @@ class ExampleStore:
         if not 0 <= row < self.size(task):
             raise IndexError(f"task '{task}' has rows 0 to {self._rows[task] - 1}, not {row}")
         batch, place = divmod(row, BATCH_ROWS)
-        record = self._reader(task).get_batch(batch).slice(place, 1).to_pylist()[0]
+        record = self._batch(task, batch, 1).slice(place, 1).to_pylist()[0]
         return _example(task, row, record)
 
     def examples(self, task: str) -> Iterator[Example]:
         """All of the task's examples in order."""
         row = 0
         for number in range(-(-self.size(task) // BATCH_ROWS)):
-            for record in self._reader(task).get_batch(number).to_pylist():
+            for record in self._batch(task, number, BATCH_ROWS).to_pylist():
                 yield _example(task, row, record)
                 row += 1
 
-    def _reader(self, task: str) -> pa.ipc.RecordBatchFileReader:
-        reader = self._open.get(task)
-        if reader is None:
-            path = self.folder / self._files[task]
-            try:
-                reader = pa.ipc.open_file(pa.memory_map(str(path)))
-            except (OSError, pa.ArrowException) as e:
-                raise StateError(f"{path}: cannot be read: {e}. Build the store again.") from None
-            self._open[task] = reader
+    def read(self, task: str, rows: Sequence[int]) -> list[Example]:
+        """The task's examples at `rows`, which ascend: many at once for little more than one."""
+        found: list[Example] = []
+        at = 0
+        while at < len(rows):
+            batch = rows[at] // BATCH_ROWS
+            end = bisect_left(rows, (batch + 1) * BATCH_ROWS, lo=at)
+            places = [row - batch * BATCH_ROWS for row in rows[at:end]]
+            records = self._batch(task, batch, len(places)).take(pa.array(places)).to_pylist()
+            found += [_example(task, row, record) for row, record in zip(rows[at:end], records, strict=True)]
+            at = end
+        return found
+
+    def _batch(self, task: str, number: int, examples: int) -> pa.RecordBatch:
+        """A view of the mapped file, of which `examples` are about to be read."""
+        # A page once read stays in the process as long as the file is mapped, and the kernel maps its neighbours with
+        # it: reading at random would end with the whole collection in memory. Pages given back are still in the
+        # system's cache, for as long as nobody needs the room.
+        if self._examples_read >= RELEASE_EVERY:
+            for opened in self._touched.values():
+                opened.release()
+            self._touched.clear()
+            self._examples_read = 0
+        self._examples_read += examples
+        opened = self._touched[task] = self._opened(task)
+        return opened.reader.get_batch(number)
+
+    def _opened(self, task: str) -> _OpenTask:
+        opened = self._open.get(task)
+        if opened is None:
+            opened = self._open[task] = _OpenTask(self.folder / self._files[task])
             if len(self._open) > OPEN_TASKS:
-                self._open.popitem(last=False)
+                self._touched.pop(self._open.popitem(last=False)[0], None)
         self._open.move_to_end(task)
-        return reader
+        return opened
 
     def _known(self, task: str) -> None:
         if task not in self.tasks:
@@ -325,6 +378,33 @@ class ExampleStore:
     def __reduce__(self) -> tuple[Callable[[Path], ExampleStore], tuple[Path]]:
         # Another process opens the files itself; mapped memory does not travel.
         return ExampleStore.open, (self.folder,)
+
+
+def task_entries(folder: Path) -> Iterator[dict[str, Any]]:
+    """The entries of a store's tasks.json, one after the other: task, rows, file, bytes."""
+    with (folder / "tasks.json").open("rb") as file:
+        for line in file:
+            line = line.strip()
+            if line not in (b"[", b"]"):
+                value = orjson.loads(line.removesuffix(b","))
+                yield from value if isinstance(value, list) else (value,)  # a list: all tasks on one line
+
+
+def _whole_entries(folder: Path, sizes: list[bool]) -> Iterator[dict[str, Any]]:
+    """The entries, equal texts being one; to `sizes` goes whether each one's file has the size it says."""
+    known: dict[str, str] = {}
+    for entry in task_entries(folder):
+        sizes.append(os.stat(os.path.join(folder, entry["file"])).st_size == entry["bytes"])
+        yield _shared(entry, known)
+
+
+def _shared(value: Any, known: dict[str, str]) -> Any:
+    # Thousands of tasks say the same of themselves: sources, licences, definitions, fields, their own names.
+    if isinstance(value, str):
+        return known.setdefault(value, value)
+    if isinstance(value, dict):
+        return {key: _shared(v, known) for key, v in value.items()}
+    return [_shared(v, known) for v in value] if isinstance(value, list) else value
 
 
 def _example(task: str, row: int, record: Mapping[str, Any]) -> Example:

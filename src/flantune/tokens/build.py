@@ -11,9 +11,10 @@ from pathlib import Path
 
 from flantune.errors import DataError, StateError
 from flantune.recipe import TokensSpec
+from flantune.tokens.block import PackedBlock, pack_block
 from flantune.tokens.card import DataCard
 from flantune.tokens.encode import EncodedBatch
-from flantune.tokens.packing import pack_examples
+from flantune.tokens.packing import VERSION as PACKING_VERSION
 from flantune.tokens.shards import INDEX, ShardRecord, ShardWriter, check_shard, read_index
 from flantune.whole import write_json
 
@@ -22,7 +23,7 @@ PROGRESS = "progress.json"
 MAX_EMPTY_BLOCKS = 16  # blocks in a row that give no example before the build gives up
 _MEND = "Delete the folder and build again."
 
-Blocks = Callable[[int], EncodedBatch]
+Blocks = Callable[[int], EncodedBatch | PackedBlock]
 OnProgress = Callable[[int, int, int], None]  # rows written, rows wanted, examples in them
 
 
@@ -40,7 +41,8 @@ def build_shards(
     """Write exactly `num_rows` packed rows to `folder`; return the card, which is also `card.json` there.
 
     `blocks(b)` gives block b of the stream and must be a function of b alone: after a kill the block under way is
-    computed again, and the rows of it that are on disk are skipped. `fingerprint` names what the rows are made from
+    computed again, and the rows of it that are on disk are skipped. It is asked for one block after the other, and may
+    give it packed already, as `pack_block` would. `fingerprint` names what the rows are made from
     (mixture and tokenizer); a folder begun with another one, or with other settings, is refused with StateError.
     `asked_shares` (by task) go beside the shares got. A folder already whole returns its card at once.
     """
@@ -51,24 +53,23 @@ def build_shards(
     card, writer, block, skip = _resume(folder, stamp, spec, one_sided)
     examples, empty_blocks = card.total().examples, 0
     while card.rows < num_rows:
-        encoded = blocks(block)
-        packed = pack_examples(encoded.examples, spec.inputs_len, spec.targets_len, spec.packing, one_sided=one_sided)
-        if skip > len(packed):
-            raise StateError(f"{folder}: block {block} gave {skip} rows before and gives {len(packed)} now. {_MEND}")
-        by_index = {e.index: e for e in encoded.examples}
-        formats = dict(zip(by_index, encoded.formats, strict=False))
+        made = blocks(block)
+        packed = made if isinstance(made, PackedBlock) else pack_block(made, spec, one_sided=one_sided)
+        rows, by_index, formats = packed.rows(), packed.examples(), packed.formats()
+        if skip > len(rows):
+            raise StateError(f"{folder}: block {block} gave {skip} rows before and gives {len(rows)} now. {_MEND}")
         if skip == 0:  # else they were counted before the interruption
-            card.add_dropped(encoded.dropped)
-        for at in range(skip, min(len(packed), skip + num_rows - card.rows)):
-            card.add_row(packed[at], by_index, formats)
-            examples += len(packed[at].indices)
-            if writer.append(packed[at]):
+            card.add_dropped(packed.dropped)
+        for at in range(skip, min(len(rows), skip + num_rows - card.rows)):
+            card.add_row(rows[at], by_index, formats)
+            examples += len(rows[at].indices)
+            if writer.append(rows[at]):
                 _write_progress(folder, stamp, writer, card, block, at + 1)
         if on_progress:
             on_progress(card.rows, num_rows, examples)
-        empty_blocks = 0 if packed else empty_blocks + 1
+        empty_blocks = 0 if rows else empty_blocks + 1
         if empty_blocks == MAX_EMPTY_BLOCKS:
-            raise _nothing_left(encoded, block)
+            raise _nothing_left(packed, block)
         block, skip = block + 1, 0
 
     if asked_shares is not None:
@@ -132,12 +133,13 @@ def _write_progress(folder: Path, stamp: str, writer: ShardWriter, card: DataCar
 
 def _stamp(fingerprint: str, num_rows: int, spec: TokensSpec, one_sided: bool) -> str:
     """What the rows are made from and how, in 16 hex digits."""
-    key = json.dumps([fingerprint, num_rows, one_sided, spec.model_dump(mode="json")], sort_keys=True)
+    asked = spec.model_dump(mode="json", exclude={"reuse"})  # which changes how rows are made, not what they are
+    key = json.dumps([fingerprint, num_rows, one_sided, asked, PACKING_VERSION], sort_keys=True)
     return hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
 
 
-def _nothing_left(encoded: EncodedBatch, block: int) -> DataError:
-    reasons = Counter(reason for _, reason in encoded.dropped)
+def _nothing_left(packed: PackedBlock, block: int) -> DataError:
+    reasons = Counter(reason for _, reason in packed.dropped)
     told = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3)) or "the block was empty"
     return DataError(
         f"blocks {block - MAX_EMPTY_BLOCKS + 1} to {block} of the stream",
