@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,13 @@ def measure(data: Path, scratch: Path, repeats: int, rows: int, files: int | Non
 def base_collection(data: Path, folder: Path, files: int | None) -> list[dict[str, str]]:
     """The collections as they are: linked file by file, so that `files` can make them fewer."""
     specs = []
-    for name, reader in (("niv2", "niv2"), ("niv2_early", "niv2"), ("t0", "p3"), ("muffin", "muffin"), ("cot", "flan_cot")):
+    for name, reader in (
+        ("niv2", "niv2"),
+        ("niv2_early", "niv2"),
+        ("t0", "p3"),
+        ("muffin", "muffin"),
+        ("cot", "flan_cot"),
+    ):
         found = sorted(p for p in (data / name).rglob("*") if p.is_file())
         for path in found[:files]:
             link = folder / "once" / name / path.relative_to(data / name)

@@ -6,8 +6,8 @@ Reads DIR's collections, mixes them as flan2022-paper-b with its four formats an
 input tokens or target tokens, trains a tokenizer on a sample, encodes and packs the stream's first examples block by
 block, as a build does, and slides a window of 10,000 examples over the rows in their order, an example at a time.
 Checked first: the stream asked for one by one, in random order, by a mixture opened anew is the stream read in order.
-`value` is the worst deviation of any mixture in any window, in shares; 0.01 is one point. It measures one core for
-about four minutes a count.
+`value` is the worst deviation of any mixture in any window, in shares; 0.01 is one point. Nearly all of the
+time goes into rendering and encoding.
 """
 
 from __future__ import annotations

@@ -299,7 +299,7 @@ class ContaminationSpec(Section):
 
     check: bool = Field(True, description="look for leaks after an evaluation, and score without them")
     ngram: int = Field(13, gt=1, le=64, description="normalised words")
-    threshold: float = Field(0.7, gt=0, le=1, description="share of an item's n-grams in one training row: a leak; PaLM's")
+    threshold: float = Field(0.7, gt=0, le=1, description="share of an item's n-grams in one row: a leak; PaLM's")
     min_words: int = Field(8, gt=0, description="items with fewer, options counted, are not checked")
 
 

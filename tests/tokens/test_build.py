@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from flantune.tokens.build import CARD, PROGRESS, build_shards, read_card
 from flantune.tokens.encode import EncodedBatch
 from flantune.tokens.shards import INDEX, ShardReader
 from flantune.types import Encoded
+from flantune.whole import write_json
 
 SPEC = TokensSpec(inputs_len=32, targets_len=16, block=20, shard_rows=5)
 
@@ -213,3 +215,13 @@ def test_progress_is_told_in_rows(tmp_path: Path) -> None:
     card = build_shards(block_of, 47, SPEC, tmp_path, on_progress=lambda *now: told.append(now))
     assert [rows for rows, _, _ in told] == sorted(rows for rows, _, _ in told)
     assert told[-1] == (47, 47, card.total().examples)
+
+
+def test_card_and_progress_have_the_bytes_that_all_our_json_has(tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    for name in (PROGRESS, CARD):
+        written = (tmp_path / name).read_bytes()
+        write_json(tmp_path / "again.json", json.loads(written))
+        assert (tmp_path / "again.json").read_bytes() == written
+        (tmp_path / "again.json").unlink()
+        build_shards(block_of, 100, SPEC, tmp_path, fingerprint="one")

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flantune.cli import explore
+from flantune.cli import explore, trust
 from flantune.cli.catalog import fetch, list_collection
-from flantune.cli import trust
 from flantune.cli.console import EXIT_FAILED, ProgressLine, emit, guarded, out
 from flantune.cli.options import JsonOpt
 from flantune.errors import RecipeError

@@ -24,7 +24,8 @@ from typing import Any, BinaryIO, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from flantune.mixtures.ngrams import Places, compiled, hash_grams, hash_words
+from flantune.compiled import compiled
+from flantune.mixtures.ngrams import Places, hash_grams, hash_words
 from flantune.types import Example, Task
 
 SHINGLE = 3  # words

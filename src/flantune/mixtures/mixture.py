@@ -116,9 +116,7 @@ class Mixture:
             forward = next(k for k in ("rationale", "direct") if k in kinds and k in _kinds(format))
             return kinds.count("inverted") / kinds.count(forward)
 
-        found = find_leaves(
-            spec, tasks, sizes, held_out=held_out, template_kinds=worded, inverted_share=inverted_share
-        )
+        found = find_leaves(spec, tasks, sizes, held_out=held_out, template_kinds=worded, inverted_share=inverted_share)
         self.leaves, self.left_out = found.leaves, found.left_out
         self._asked = found.leaves
         if measured is not None:

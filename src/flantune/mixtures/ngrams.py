@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from flantune.compiled import compiled
 
 Hashes = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.int64]
@@ -122,16 +122,6 @@ class GramTable:
     def find(self, texts: WordHashes) -> tuple[Places, Places]:
         """(text, key) of every place where a key stands, in order; a key that stands twice is told twice."""
         return compiled(_find)(texts.words, texts.starts, self.n, self.keys, self._maybe)
-
-
-@cache
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    import numba  # here, not above: importing it takes longer than most commands
-
-    try:
-        return numba.njit(cache=True)(function)
-    except RuntimeError:  # nowhere to keep the compiled code: a read-only install without a home folder
-        return numba.njit(function)
 
 
 def _hash_words(data: npt.NDArray[np.uint8], ends: Places) -> tuple[Hashes, Places]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -187,9 +187,7 @@ def encoded_blocks(recipe: Recipe, folder: RunFolder, readied: Readied) -> Calla
     return block
 
 
-def build(
-    recipe: Recipe, folder: RunFolder, progress: Progress = quiet, workers: Workers | None = None
-) -> DataCard:
+def build(recipe: Recipe, folder: RunFolder, progress: Progress = quiet, workers: Workers | None = None) -> DataCard:
     """Exactly as many packed rows as training will read, with the data card and samples of the prompts.
 
     `workers` make the blocks ahead, here or on other machines; the bytes written are the same.

@@ -7,7 +7,9 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from flantune.errors import DataError, StateError
 from flantune.recipe import TokensSpec
@@ -16,7 +18,7 @@ from flantune.tokens.card import DataCard
 from flantune.tokens.encode import EncodedBatch
 from flantune.tokens.packing import VERSION as PACKING_VERSION
 from flantune.tokens.shards import INDEX, ShardRecord, ShardWriter, check_shard, read_index
-from flantune.whole import write_json
+from flantune.whole import write_whole
 
 CARD = "card.json"
 PROGRESS = "progress.json"
@@ -75,7 +77,7 @@ def build_shards(
     if asked_shares is not None:
         card = card.with_asked(asked_shares)
     writer.flush()
-    write_json(folder / CARD, card.to_json())
+    _write_json(folder / CARD, card.to_json())
     writer.finish(inputs_len=spec.inputs_len, targets_len=spec.targets_len, one_sided=one_sided, fingerprint=stamp)
     (folder / PROGRESS).unlink(missing_ok=True)
     return card
@@ -128,7 +130,13 @@ def _write_progress(folder: Path, stamp: str, writer: ShardWriter, card: DataCar
         "tasks": list(writer.tasks),
         "card": card.to_json(),
     }
-    write_json(folder / PROGRESS, state)
+    _write_json(folder / PROGRESS, state)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    """The bytes that `write_json` writes, a piece at a time: in one, a card of thousands of tasks takes tens of MB."""
+    pieces = json.JSONEncoder(indent=1, ensure_ascii=False).iterencode(value)
+    write_whole(path, lambda file: file.writelines(piece.encode() for piece in chain(pieces, "\n")))
 
 
 def _stamp(fingerprint: str, num_rows: int, spec: TokensSpec, one_sided: bool) -> str:

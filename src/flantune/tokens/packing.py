@@ -6,13 +6,13 @@ what lets a build resume, or share out its blocks, and end in the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from flantune.compiled import compiled
 from flantune.errors import DataError
 from flantune.types import Encoded, Packed
 
@@ -20,7 +20,6 @@ VERSION = 2  # raised when equal examples would give other rows
 
 Packing = Literal["best_fit", "next_fit", "none"]
 Lengths = npt.NDArray[np.int64]
-_Function = Callable[..., Any]
 
 
 def pack_examples(
@@ -81,14 +80,14 @@ def mixed_order(rows: Lengths, inputs: Lengths, targets: Lengths, mixtures: Leng
     """
     if len(rows) == 0:
         return rows
-    rows = _compiled(_number_by_first)(rows)
+    rows = compiled(_number_by_first)(rows)
     mixtures = np.zeros_like(rows) if mixtures is None else mixtures
     num_mixtures = int(mixtures.max()) + 1
     sums = np.zeros((int(rows.max()) + 1, num_mixtures, 3), dtype=np.int64)
     np.add.at(sums, (rows, mixtures), np.stack([np.ones_like(inputs), inputs, targets], axis=1))
     features = standardised(sums.reshape(len(sums), -1))
-    heaviest_first = np.argsort(-_compiled(_squared_norms)(features), kind="stable")
-    order = _compiled(_halve)(features, heaviest_first)
+    heaviest_first = np.argsort(-compiled(_squared_norms)(features), kind="stable")
+    order = compiled(_halve)(features, heaviest_first)
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     return place[rows]
@@ -120,7 +119,7 @@ def _assign(
         return np.arange(len(inputs), dtype=np.int64)
     _require_fit(inputs, targets, inputs_len, targets_len, places)
     if algorithm == "next_fit":
-        rows: Lengths = _compiled(_next_fit)(inputs, targets, inputs_len, targets_len)
+        rows: Lengths = compiled(_next_fit)(inputs, targets, inputs_len, targets_len)
         return rows
     # By target length, then input length, then the later example: the earliest of a kind is taken first.
     order = np.lexsort((-np.arange(len(inputs)), inputs, targets))
@@ -128,7 +127,7 @@ def _assign(
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
     stops = np.r_[starts[1:], len(order)]
     rows = np.empty_like(order)
-    rows[order] = _compiled(_best_fit)(inputs[order], ordered[starts], starts, stops, inputs_len, targets_len)
+    rows[order] = compiled(_best_fit)(inputs[order], ordered[starts], starts, stops, inputs_len, targets_len)
     return rows
 
 
@@ -304,13 +303,3 @@ def _halve(features: npt.NDArray[np.float64], order: Lengths) -> Lengths:
         lows.append(low + half)
         highs.append(high)
     return order
-
-
-@cache
-def _compiled(function: _Function) -> _Function:
-    import numba  # here, not above: importing it takes longer than most commands
-
-    try:
-        return numba.njit(cache=True)(function)
-    except RuntimeError:  # nowhere to keep the compiled code: a read-only install without a home folder
-        return numba.njit(function)
