@@ -36,6 +36,8 @@ def page(run: Path, title: str, note: str) -> str:
     card = json.loads((run / "data" / "shards" / "card.json").read_text())
     versions = ", ".join(f"{k} {v}" for k, v in recipe["versions"].items())
     parts = [f"# {title}\n", note, f"Versions: {versions}.\n", "## Benchmarks\n", *benchmarks(comparison, summaries)]
+    if (found := run / "evals" / "contamination.json").exists():
+        parts += ["\n## Without leaked items\n", *clean(json.loads(found.read_text())["settings"])]
     parts += ["\n## Held-out tasks\n", *tasks(comparison), "\n## What was trained on\n", *composition(card)]
     return "\n".join(parts) + "\n"
 
@@ -53,6 +55,28 @@ def benchmarks(rows: list[dict[str, Any]], summaries: dict[str, dict[str, Any]])
             f"{r['score_b']:.3f} | {r['difference']:+.3f} | {low:+.3f} to {high:+.3f} | {read[0]} | {read[1]} |"
         )
     return lines
+
+
+def clean(settings: list[dict[str, Any]]) -> list[str]:
+    """Items whose own text lies in a training row are left out (docs/trust.md)."""
+    lines = [
+        "| setting | items | of them leaked | base, clean | tuned, clean | change | 95 % interval |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for s in settings:
+        base, tuned = (s["sides"][side]["clean_score"] for side in ("base", "tuned"))
+        difference = s["difference"]
+        low, high = difference["interval"]
+        leaked = s["verdicts"].get("test_leak", 0)
+        lines.append(
+            f"| {s['setting']} | {s['items']} | {leaked} | {number(base)} | {number(tuned)} | "
+            f"{difference['mean']:+.3f} | {low:+.3f} to {high:+.3f} |"
+        )
+    return lines
+
+
+def number(score: float | None) -> str:
+    return "–" if score is None else f"{score:.3f}"
 
 
 def tasks(rows: list[dict[str, Any]]) -> list[str]:
