@@ -29,7 +29,7 @@ import yaml
 NAME = "build_memory"
 TARGET_RATIO, TARGET_GB = 1.10, 1.5
 LINKED = ("niv2", "niv2_early", "t0")  # file names are free there
-CHECKED_BLOCKS = 4  # of the restricted stream, compared between the two stores
+CHECKED_BLOCKS = 2  # of the restricted stream, compared between the two stores
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def measure(data: Path, scratch: Path, repeats: int, rows: int, files: int | Non
     print(once, flush=True)
     many = build(scratch, "many", [*base, *more], rows)
     print(many, flush=True)
-    digests = {name: subprocess_digest(scratch, name, base_names=scratch / "once") for name in ("once", "many")}
+    digests = {name: subprocess_digest(scratch, name) for name in ("once", "many")}
     ratio = many["peak_gb"] / once["peak_gb"]
     equal = digests["once"] == digests["many"]
     return {
@@ -156,7 +156,7 @@ def recipe_of(name: str, scratch: Path, collections: list[dict[str, str]], rows:
         "seed": 1,
         "runs": str(scratch / "runs"),
         "collections": collections,
-        "mixture": {"preset": "paper-b"},
+        "mixture": {"preset": "flan2022-paper-b"},
         "tokens": {"inputs_len": 2048, "targets_len": 512},
         "train": {"steps": rows // 8, "batch_rows": 8},
     }
@@ -192,39 +192,30 @@ def build(scratch: Path, name: str, collections: list[dict[str, str]], rows: int
 # Equality ------------------------------------------------------------------------------------------------------------
 
 
-def subprocess_digest(scratch: Path, name: str, base_names: Path) -> str:
+def subprocess_digest(scratch: Path, name: str) -> str:
     """In a process of its own, so that this one stays small."""
     command = [sys.executable, __file__, "--digest", str(scratch), name]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip().rpartition("\n")[2]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip().rpartition("\n")[2]
 
 
 def digest(scratch: Path, name: str) -> str:
     """sha256 over packed rows of a mixture of the original tasks alone, from the store of that build."""
     from flantune.pipeline import RunFolder
-    from flantune.pipeline.data import make_mixture
+    from flantune.pipeline.data import Readied, data_of, encoded_blocks
     from flantune.recipe import MixturePart, MixtureSpec, load_recipe
-    from flantune.tasks import ExampleStore, split_held_out
-    from flantune.tokens.encode import encode_prompts
-    from flantune.tokens.packing import pack_examples
+    from flantune.tasks import ExampleStore
+    from flantune.tokens.block import pack_block
     from flantune.tokens.tokenizer import load_tokenizer
 
-    recipe = load_recipe(scratch / f"{name}.yaml")
-    original = sorted(ExampleStore.open(scratch / "runs" / "once" / "data" / "examples").tasks)
-    parts = (MixturePart(name="original", tasks=tuple(original)),)
+    folder, once = (RunFolder(scratch / "runs" / n) for n in (name, "once"))
+    parts = (MixturePart(name="original", tasks=tuple(sorted(ExampleStore.open(once.store).tasks))),)
+    recipe = load_recipe(scratch / f"{name}.yaml", {"tokens.reuse": False})
     recipe = recipe.model_copy(update={"mixture": MixtureSpec(parts=parts)})
-    store = ExampleStore.open(RunFolder(scratch / "runs" / name).store)
-    mixture = make_mixture(recipe, store, split_held_out(store.tasks, recipe.held_out))
-    tokenizer = load_tokenizer(scratch / "runs" / "once" / "tokenizer")
-    spec, sha = recipe.tokens, hashlib.sha256()
+    data = data_of(recipe, folder, ExampleStore.open(folder.store))
+    blocks = encoded_blocks(recipe, folder, Readied(data, load_tokenizer(once.tokenizer)))
+    sha = hashlib.sha256()
     for b in range(CHECKED_BLOCKS):
-        encoded = encode_prompts(
-            list(mixture.prompts(range(b * spec.block, (b + 1) * spec.block), store)),
-            tokenizer,
-            inputs_len=spec.inputs_len,
-            targets_len=spec.targets_len,
-            few_shot_margin=spec.few_shot_margin,
-        )
-        for row in pack_examples(encoded.examples, spec.inputs_len, spec.targets_len, spec.packing):
+        for row in pack_block(blocks(b), recipe.tokens).rows():
             for array in (row.inputs, row.targets, row.inputs_lengths, row.targets_lengths, row.indices):
                 sha.update(array.tobytes())
             sha.update(json.dumps(row.tasks).encode())

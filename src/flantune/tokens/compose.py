@@ -92,6 +92,7 @@ class Composer:
             batch = _joined(batch, encode_prompts(list(self._prompts(rendered)), self._tokenizer, **lengths))
         if self._unchecked > 0 and start < stop:
             self._check(batch, start, min(stop, start + self._unchecked), lengths)
+        self._tokens.give_back()
         return batch
 
     def _prompts(self, indices: Iterable[int]) -> Iterator[Prompt]:

@@ -6,6 +6,7 @@ On disk only what a caller notes down as whole counts: files are longer than the
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import orjson
 
 from flantune.errors import StateError
+from flantune.tasks.store import give_back
 
 _SMALLEST = 1 << 12  # entries
 
@@ -62,6 +64,9 @@ class Column:
         if isinstance(self._array, np.memmap):
             self._array.flush()
 
+    def give_back(self) -> None:
+        give_back_pages(self._array)
+
 
 class Strings:
     """Different strings, numbered as they come."""
@@ -97,6 +102,12 @@ def map_file(path: Path, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
     if count == 0:
         return np.empty(0, dtype=dtype)
     return np.memmap(path, dtype=dtype, mode="r+", shape=(count,))
+
+
+def give_back_pages(array: npt.NDArray[Any]) -> None:
+    """A mapped array's pages to the system, so that memory holds no more of a file than is in use. Loses nothing."""
+    if isinstance(array.base, mmap.mmap):
+        give_back(array.base)
 
 
 def append_lines(path: Path, values: Iterable[Any]) -> None:

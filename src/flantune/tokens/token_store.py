@@ -34,13 +34,22 @@ import orjson
 from flantune.mixtures.rows import RowShape, shape_of
 from flantune.tasks import ExampleStore
 from flantune.tokens.boundaries import Boundaries
-from flantune.tokens.growing import Column, Strings, append_lines, disk_errors, map_file, read_lines
+from flantune.tokens.growing import (
+    Column,
+    Strings,
+    append_lines,
+    disk_errors,
+    give_back_pages,
+    map_file,
+    read_lines,
+)
 from flantune.types import Example, Tokens
 from flantune.whole import write_json
 
 VERSION = 1
 STATE = "state.json"
 FILL_ROWS = 4096  # rows read and tokenised at once
+GIVE_BACK_EVERY = 4096  # rows looked up or added before the pages of the files are given back
 _LINES = ("ends.jsonl", "units.jsonl", "shapes.jsonl")
 
 TEXT = np.dtype([("off", "<i8"), ("n", "<i4"), ("head", "<i4"), ("tail", "<i4"), ("option", "<i4")])
@@ -76,6 +85,7 @@ class TokenStore:
             self._starts[task] = total
             total += size
         self._total_rows = total
+        self._rows_used = 0  # since pages were last given back
         self._lock: IO[bytes] | None = None
         self.folder = self._claim(Path(folder)) if folder is not None else None
         self._ids = Column(self.folder, "ids.bin", np.dtype("<i4"))
@@ -98,6 +108,7 @@ class TokenStore:
         return self._ids.values
 
     def shape(self, task: str, row: int) -> RowShape:
+        self._used(1)
         at = self._starts[task] + row
         number = int(self._rows[at]["shape"])
         if self._rows[at]["text"] == 0:
@@ -117,6 +128,7 @@ class TokenStore:
 
     def parts(self, task: str, row: int) -> tuple[RowShape, Texts]:
         """The row's shape and its texts: fields in the shape's order, targets, rationale, options."""
+        self._used(1)
         record = self._rows[self._starts[task] + row]
         if record["text"] == 0:
             self.fill({task: [row]})
@@ -161,6 +173,7 @@ class TokenStore:
                 some = missing[at : at + FILL_ROWS].tolist()
                 self._add_rows(task, self._store.read(task, some))
                 added += len(some)
+                self._used(len(some))
         return added
 
     def add_units(self, units: Sequence[str]) -> None:
@@ -187,6 +200,21 @@ class TokenStore:
         columns = {"ids.bin": self._ids, "texts.bin": self._texts, "doubts.bin": self._doubts}
         sizes |= {name: column.num_bytes for name, column in columns.items() if len(column)}
         write_json(self.folder / STATE, {"stamp": self._stamp, "texts": len(self._texts), "bytes": sizes})
+
+    def give_back(self) -> None:
+        """What was read and written of the files, out of this process's memory; the system keeps what it has room for.
+
+        Else it would hold the tokens of every row it came by: in time, of the whole collection.
+        """
+        self._rows_used = 0
+        give_back_pages(self._rows)
+        for column in (self._ids, self._texts, self._doubts):
+            column.give_back()
+
+    def _used(self, rows: int) -> None:
+        self._rows_used += rows
+        if self._rows_used >= GIVE_BACK_EVERY:
+            self.give_back()
 
     def close(self) -> None:
         self.save()
@@ -285,12 +313,16 @@ class TokenStore:
     def _open_rows(self) -> npt.NDArray[Any]:
         if self.folder is None:
             return np.zeros(self._total_rows, dtype=ROW)
+        begun = (self.folder / "rows.bin").exists()
         rows = map_file(self.folder / "rows.bin", ROW, self._total_rows)
+        if not begun:
+            return rows
         # A killed run may have numbered texts that it never came to save.
         for at in range(0, len(rows), 1 << 20):
             chunk = rows["text"][at : at + (1 << 20)]
             if (chunk > len(self._texts)).any():
                 chunk[chunk > len(self._texts)] = 0
+            give_back_pages(rows)  # all of them are looked at
         return rows
 
     def _load(self) -> None:
