@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flantune.evals import BENCHMARKS
+from flantune.evals.benchmark import Extraction
 from flantune.evals.extract import (
+    SEVERAL,
     equal_numbers,
     first_sentence,
     free_text,
@@ -55,8 +57,8 @@ def test_the_recipes_parser_leaves_brackets_to_bbh():
 def test_no_reader_fails_on_any_output(output: str):
     parse_answer(output)
     found = [letter(output, LETTERS), word(output, ("yes", "no")), free_text(output), number(output)]
-    found += [number(output, "x", ","), number(output, "答案是")]
-    assert all((e.answer is None) == (e.rule == "unread") for e in found)
+    found += [number(output, "x", ","), number(output, "答案是"), letter(output, LETTERS, loose=True)]
+    assert all((e.answer is None) == (e.rule in ("unread", SEVERAL)) for e in found)
 
 
 @pytest.mark.parametrize(
@@ -82,11 +84,26 @@ def test_no_reader_fails_on_any_output(output: str):
         "B.",
         "B. Newts",
         "(B) Newts, since (A) sinks",
-        "It is not (A), so it must be (B)",
     ],
 )
 def test_a_letter_is_read_however_it_is_dressed(output: str):
     assert letter(output, LETTERS).answer == "B"
+
+
+def test_two_answers_are_none_and_the_last_letter_named_is_a_loose_reading():
+    for output in (
+        "The answer is (A) or (B).",
+        "So the answer is (A), (B), and (D).",
+        "(A) and (C)",
+        "The answer is A/B.",
+    ):
+        assert letter(output, LETTERS) == Extraction(None, SEVERAL)
+    assert letter("The answer is B and I am sure.", LETTERS).answer == "B"
+    guess = "It is not (A), so it must be (B)"
+    assert letter(guess, LETTERS).answer is None
+    assert letter(guess, LETTERS, loose=True) == Extraction("B", "last letter named")
+    assert word("The answer is yes or no", ("yes", "no")).rule == SEVERAL
+    assert word("The answer is not valid.", ("valid", "invalid")).answer is None
 
 
 @pytest.mark.parametrize(

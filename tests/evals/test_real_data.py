@@ -11,8 +11,8 @@ import pytest
 
 from flantune.evals import BENCHMARKS
 from flantune.evals.bbh import CLOSING, THINK, read_examples, read_prompt
-from flantune.evals.benchmark import read_json_lines
 from flantune.evals.extract import parse_answer
+from flantune.evals.files import read_json_lines
 from flantune.evals.mgsm import read_exemplars
 from flantune.evals.mmlu import cot_prompt, read_questions, subjects
 from flantune.types import Item
@@ -42,7 +42,8 @@ def test_mmlu_prompt_texts_have_five_exemplars_but_for_two(data_dir: Path):
         header, blocks = cot_prompt(texts, subject, path)
         topic = subject.replace("_", " ")
         assert header.lower() == f"the following are multiple choice questions (with answers) about {topic}."
-        for block in blocks:
+        for shot in blocks:
+            block = shot.asked + shot.told
             # One text says "(E)", which is no choice at all.
             assert parse_answer(block) in ("A", "B", "C", "D") or (subject, parse_answer(block)) == (
                 "college_chemistry",
@@ -111,7 +112,7 @@ def test_mgsm_exemplars_give_their_own_answers_in_all_eight_languages(data_dir: 
     blocks = read_exemplars(path)
     assert sorted(blocks) == ["bn", "de", "en", "es", "ja", "ru", "th", "zh"]
     for language, shown in blocks.items():
-        for block, answer in zip(shown, gold, strict=True):
+        for (_, block), answer in zip(shown, gold, strict=True):
             item = Item(benchmark="mgsm", mode="cot", task=language, id="", prompt="", references=(answer,))
             found = BENCHMARKS["mgsm"].extract(item, block)
             assert found.rule == "after phrase" and BENCHMARKS["mgsm"].score(item, found) == 1.0, (language, block)

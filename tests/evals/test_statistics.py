@@ -23,10 +23,13 @@ def test_wilson_is_scipys(wins: int, more: int):
     assert wilson(wins / n, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
-def test_one_task_of_right_and_wrong_answers_gets_wilsons_interval():
+def test_one_task_of_right_and_wrong_answers_gets_the_exact_interval_and_several_get_wilsons():
     estimate = estimate_mean({"t": [1.0] * 7 + [0.0] * 13}, "k")
-    assert (estimate.low, estimate.high) == pytest.approx(wilson(0.35, 20)) and estimate.method == "Wilson"
+    exact = stats.beta.ppf(0.025, 7, 14), stats.beta.ppf(0.975, 8, 13)  # Clopper and Pearson, in closed form
+    assert (estimate.low, estimate.high) == pytest.approx(exact) and estimate.method == "exact binomial"
     assert estimate.mean == pytest.approx(0.35)
+    several = estimate_mean({"t": [1.0] * 7 + [0.0] * 13, "u": [1.0] * 7 + [0.0] * 13}, "k")
+    assert (several.low, several.high) == pytest.approx(wilson(0.35, 40)) and several.method == "Wilson"
 
 
 def test_tasks_count_alike_and_unequal_sizes_cost_precision():

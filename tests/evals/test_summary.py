@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from flantune.evals.results import MISSING, Answered
-from flantune.evals.statistics import wilson
+from flantune.evals.statistics import clopper_pearson
 from flantune.evals.summary import summarise_rows
 from flantune.types import Item, Metric, Result
 
@@ -24,7 +24,7 @@ def test_strict_and_parsed_scores_stand_side_by_side_and_tasks_count_alike():
     assert entry["score_micro"] == pytest.approx(3 / 6)
     assert (entry["items"], entry["extracted"], entry["extraction_rate"]) == (6, 4, 4 / 6)
     assert entry["shots_dropped"] == entry["items_with_shots_dropped"] == 6
-    assert entry["tasks"]["a"]["interval"] == pytest.approx(list(wilson(0.5, 4)))
+    assert entry["tasks"]["a"]["interval"] == pytest.approx(list(clopper_pearson(2, 4)))
     assert entry["normalised"] is None
 
 

@@ -11,6 +11,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from flantune.evals import BENCHMARKS, Setting, compare, read_items, run_evaluation
 from flantune.evals.collection import Tasks
+from flantune.evals.presentation import chat_engine, template_of
 from flantune.inference import Engine
 from flantune.recipe import CollectionSpec
 from flantune.tasks import ExampleStore, build_store
@@ -88,3 +89,24 @@ def test_two_models_are_compared_over_tasks_and_items(
     rows = compare(tmp_path / "0/items.parquet", tmp_path / "1/items.parquet")
     assert [r.task for r in rows] == [None, *sorted(store.tasks)]
     assert (rows[0].num_tasks, rows[0].items, rows[0].prompts_differ) == (3, 15, 0)
+
+
+def test_a_chat_template_is_read_as_control_tokens_and_answers_stand_in_the_results(
+    tokenizer: Tokenizer, benchmarks: Path, tmp_path: Path
+):
+    engine = engine_of(tokenizer, 0, 4000)
+    end = tokenizer.hf.eos_token
+    setting = Setting(benchmark=BENCHMARKS["gsm8k"], path=benchmarks / "gsm8k", mode="direct", shots=1, chat="dialogue")
+    assert template_of(engine) is None
+    tokenizer.hf.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}" + end + "{% endfor %}assistant:"
+    try:
+        run_evaluation(engine, [setting], tmp_path / "e", model="m")
+        rows = read_items(tmp_path / "e/items.parquet")
+        assert rows[0].setting == "gsm8k/direct/1-shot+chat-dialogue"
+        prompt = rows[0].result.item.prompt
+        assert prompt.count(end) == 3 and prompt.endswith(f"The answer is{end}assistant:")
+        plain, chat = engine.tokenizer.encode(prompt), chat_engine(engine).tokenizer.encode_batch([prompt])[0]
+        assert list(plain).count(tokenizer.eos_id) == 0 and list(chat).count(tokenizer.eos_id) == 3
+        assert isinstance(engine.tokenizer, Tokenizer)  # the engine itself is as it was
+    finally:
+        tokenizer.hf.chat_template = None

@@ -1,15 +1,21 @@
-"""`flantune eval`, `compare` and `score`."""
+"""`flantune eval`; score and compare are in scores.py."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flantune.cli import scores
 from flantune.cli.console import ProgressLine, emit, guarded
 from flantune.cli.options import JsonOpt, open_recipe
+from flantune.cli.scores import LeaksOpt, ReadingOpt, checked_modes, checked_reading, table, with_leaks
 from flantune.errors import RecipeError
+
+if TYPE_CHECKING:
+    from flantune.evals import Setting
+    from flantune.evals.results import ApplyTemplate
 
 MODEL_DEFAULT_INPUTS = 2048  # tokens; the recipe's training length, spec 3.6
 
@@ -18,15 +24,19 @@ def register(app: typer.Typer) -> None:
     app.command("eval", epilog="Example: flantune eval runs/demo/model --benchmark mmlu,gsm8k --data DIR --limit 20")(
         evaluate
     )
-    app.command(epilog="Example: flantune compare runs/demo/evals/base runs/demo/evals/tuned")(compare)
-    app.command(epilog="Example: flantune score gsm8k outputs.jsonl --mode cot --data DIR")(score)
+    scores.register(app)
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A model folder, a hub id, 'demo', or a recipe (*.yaml).")],
+    model: Annotated[
+        str | None, typer.Argument(help="A model folder, a hub id, 'demo', or a recipe (*.yaml). None with --show.")
+    ] = None,
     benchmark: Annotated[
-        str, typer.Option("--benchmark", "-b", help="Names, with commas: mmlu,bbh,gsm8k,mgsm.")
+        str, typer.Option("--benchmark", "-b", help="Names with commas, or a .yaml or .py file of your own.")
     ] = "mmlu",
+    suite: Annotated[
+        str | None, typer.Option("--suite", help="flan, core or quick: benchmarks asked together.")
+    ] = None,
     mode: Annotated[
         str | None, typer.Option("--mode", help="direct, cot, or both with a comma; all when not given.")
     ] = None,
@@ -35,6 +45,21 @@ def evaluate(
     shots: Annotated[int | None, typer.Option("--shots", min=0)] = None,
     split: Annotated[str | None, typer.Option("--split")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Items per task.")] = None,
+    chat: Annotated[
+        str, typer.Option("--chat", help="Through the model's chat template: single message, or dialogue turns.")
+    ] = "plain",
+    trigger: Annotated[
+        str | None,
+        typer.Option("--trigger", help="Begins a chain of thought with --shots 0: kojima, flan, zh, or the words."),
+    ] = None,
+    normalise: Annotated[
+        str, typer.Option("--normalise", help="Of options' log-probabilities: none, length or unconditional.")
+    ] = "none",
+    reading: ReadingOpt = "default",
+    show: Annotated[
+        str | None, typer.Option("--show", help="Print the prompt of this item and leave, e.g. val/anatomy/3.")
+    ] = None,
+    leaks: LeaksOpt = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the results.")] = None,
     max_inputs: Annotated[
         int | None, typer.Option("--max-inputs", min=2, help="Tokens of prompt; the model's training length, or 2048.")
@@ -44,42 +69,124 @@ def evaluate(
 ) -> None:
     """Ask a model a benchmark's questions; results item by item. A stopped evaluation goes on where it was."""
     with guarded():
-        if model.endswith((".yaml", ".yml")):
+        if model is not None and model.endswith((".yaml", ".yml")):
             _evaluate_recipe(Path(model), data, json)
             return
-        from flantune.evals import run_evaluation
-        from flantune.models.load import how_to_ask
-        from flantune.pipeline.evaluation import as_rows, file_settings, open_engine
-        from flantune.recipe import BenchmarkSpec, EvalSpec
+        missing: list[str] = []
+        if suite is not None:
+            from flantune.evals import suite_settings
 
-        names = benchmark.split(",")
-        if path is not None and len(names) > 1:
-            raise RecipeError("--path names one benchmark's files; give one --benchmark with it.")
-        modes = checked_modes(mode)
-        settings = []
-        for name in names:
-            spec = BenchmarkSpec(
-                name=name, path=str(path) if path else None, modes=modes, shots=shots, split=split, limit=limit
-            )
-            settings += file_settings(spec, str(data) if data else None, seed)
-        length = max_inputs or how_to_ask(model, one_sided=False).inputs_len or MODEL_DEFAULT_INPUTS
-        engine, fingerprint = open_engine(model, EvalSpec(), length)
-        where = output or Path("runs") / "evals" / f"{Path(model).name}-{fingerprint[:8]}"
-        progress = ProgressLine()
-        summary = run_evaluation(
-            engine, settings, where, model=fingerprint, on_progress=lambda d, t: progress("eval", d, t)
-        )
-        progress.close()
-        rows = as_rows(summary)
-        emit(json, {"results": rows, "folder": str(where)}, text=f"{_table(rows)}\nper item: {where}/items.parquet")
+            settings, missing = suite_settings(suite, str(data) if data else None, seed, limit)
+        else:
+            asked: dict[str, Any] = {
+                "path": str(path) if path else None,
+                "modes": checked_modes(mode),
+                "shots": shots,
+                "split": split,
+                "limit": limit,
+                "chat": _one_of("--chat", chat, ("plain", "single", "dialogue")),
+                "trigger": trigger,
+                "normalise": _one_of("--normalise", normalise, ("none", "length", "unconditional")),
+                "reading": checked_reading(reading),
+            }
+            settings = _settings(benchmark, asked, data, seed)
+        if show is not None:
+            _show(settings, show, model, json)
+            return
+        if model is None:
+            raise RecipeError("no model named: give a model folder, a hub id, 'demo', or a recipe.")
+        _evaluate_model(model, settings, suite, missing, leaks, output, max_inputs, json)
 
 
-def checked_modes(text: str | None) -> tuple[Literal["direct", "cot"], ...]:
-    known: dict[str, Literal["direct", "cot"]] = {"direct": "direct", "cot": "cot"}
-    for mode in text.split(",") if text else ():
-        if mode not in known:
-            raise RecipeError(f"--mode {mode}: expected direct or cot.")
-    return tuple(known[mode] for mode in text.split(",")) if text else ()
+def _settings(names: str, asked: dict[str, Any], data: Path | None, seed: int) -> list[Setting]:
+    from flantune.evals import file_settings
+    from flantune.recipe import BenchmarkSpec
+
+    if asked["path"] is not None and "," in names:
+        raise RecipeError("--path names one benchmark's files; give one --benchmark with it.")
+    settings = []
+    for name in names.split(","):
+        settings += file_settings(BenchmarkSpec(name=name, **asked), str(data) if data else None, seed)
+    return settings
+
+
+def _one_of(option: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise RecipeError(f"{option} {value}: expected {', '.join(known)}.")
+    return value
+
+
+def _evaluate_model(
+    model: str,
+    settings: list[Setting],
+    suite: str | None,
+    missing: list[str],
+    leaks: Path | None,
+    output: Path | None,
+    max_inputs: int | None,
+    json: bool,
+) -> None:
+    from flantune.evals import as_rows, run_evaluation
+    from flantune.evals.leaks import marks_beside
+    from flantune.models.load import how_to_ask
+    from flantune.pipeline.evaluation import open_engine
+    from flantune.recipe import EvalSpec
+
+    length = max_inputs or how_to_ask(model, one_sided=False).inputs_len or MODEL_DEFAULT_INPUTS
+    engine, fingerprint = open_engine(model, EvalSpec(), length)
+    where = output or Path("runs") / "evals" / f"{Path(model).name}-{fingerprint[:8]}"
+    progress = ProgressLine()
+    summary = run_evaluation(
+        engine, settings, where, model=fingerprint, on_progress=lambda d, t: progress("eval", d, t), suite=suite
+    )
+    progress.close()
+    rows = as_rows(with_leaks(summary, where, leaks or marks_beside(model)))
+    told = [table(rows), *_suite_lines(summary.get("suite"), missing), f"per item: {where}/items.parquet"]
+    result = {"results": rows, "suite": summary.get("suite"), "missing": missing, "folder": str(where)}
+    emit(json, result, text="\n".join(told))
+
+
+def _suite_lines(suite: dict[str, Any] | None, missing: list[str]) -> list[str]:
+    lines = [f"not asked, no files: {', '.join(missing)}"] if missing else []
+    if suite is None or "components" not in suite:
+        return lines
+    whole, part = suite["normalised_average"], suite["over_present"]
+    if whole is not None:
+        return [*lines, f"normalised average: {whole:.1f}"]
+    lines += [f"missing for the normalised average: {line}" for line in suite["missing"]]
+    return lines if part is None else [*lines, f"over what is there (not the paper's figure): {part:.1f}"]
+
+
+def _show(settings: list[Setting], item_id: str, model: str | None, json: bool) -> None:
+    """The item's prompt in every setting that has it, exactly as a model is given it."""
+    from dataclasses import asdict
+
+    from flantune.evals.benchmark import everything_fits
+
+    apply = _template_of(model) if any(s.chat != "plain" for s in settings) else None
+    found = [(s.key, p.item) for s in settings for p in s.pose(everything_fits, apply) if p.item.id == item_id]
+    if not found:
+        example = settings[0].pose(everything_fits, apply)[0].item.id
+        raise RecipeError(f"--show {item_id}: no such item; ids look like {example}.")
+    text = "\n\n".join(
+        f"== {key} · {item.id} · {item.shots} shots\n{item.prompt}⏎\n== answer: {' | '.join(item.references)}"
+        + (f"\n== options scored: {list(item.options)}" if item.options else f"\n== stops at: {list(item.stop)}")
+        for key, item in found
+    )
+    emit(json, {"items": [{"setting": key, **asdict(item)} for key, item in found]}, text=text)
+
+
+def _template_of(model: str | None) -> ApplyTemplate | None:
+    from flantune.models.load import located
+    from flantune.tokens.tokenizer import load_tokenizer
+
+    if model is None:
+        raise RecipeError("--chat words the prompt by a model's own chat template: name the model too.")
+    from types import SimpleNamespace
+
+    from flantune.evals.presentation import template_of
+
+    return template_of(SimpleNamespace(tokenizer=load_tokenizer(located(model))))
 
 
 def _evaluate_recipe(path: Path, data: Path | None, json: bool) -> None:
@@ -95,70 +202,8 @@ def _evaluate_recipe(path: Path, data: Path | None, json: bool) -> None:
     sides = [Side("base", base_model(recipe, folder, progress)), Side("tuned", str(folder.model))]
     summaries = evaluate_run(recipe, folder, open_data(recipe, folder, progress), sides, progress)
     progress.close()
-    rows = {side: as_rows(summary) for side, summary in summaries.items()}
-    text = "\n".join(f"{side}\n{_table(r)}" for side, r in rows.items())
+    marks = folder.evals / "contamination.parquet"
+    found = {s: with_leaks(v, folder.evals / s, marks if marks.exists() else None) for s, v in summaries.items()}
+    rows = {side: as_rows(summary) for side, summary in found.items()}
+    text = "\n".join(f"{side}\n{table(r)}" for side, r in rows.items())
     emit(json, {"results": rows, "comparison": comparison_rows(folder.comparison)}, text=text)
-
-
-def compare(
-    a: Annotated[Path, typer.Argument(help="An evaluation's folder or its items.parquet.")],
-    b: Annotated[Path, typer.Argument(help="Another evaluation of the same items.")],
-    by_task: Annotated[bool, typer.Option("--by-task", help="A line for every task too.")] = False,
-    json: JsonOpt = False,
-) -> None:
-    """Paired differences, b - a, with 95 % intervals."""
-    with guarded():
-        from dataclasses import asdict
-
-        from flantune.evals import compare as compare_items
-
-        files = [p / "items.parquet" if p.is_dir() else p for p in (a, b)]
-        for file in files:
-            if not file.exists():
-                raise RecipeError(f"{file}: no such file; a finished evaluation writes it.")
-        rows = [r for r in compare_items(*files) if by_task or r.task is None]
-        lines = [
-            f"{r.setting + (' ' + r.task if r.task else ''):<48} {r.score_a:.3f} -> {r.score_b:.3f} "
-            f"({r.difference:+.3f} [{r.interval[0]:+.3f}, {r.interval[1]:+.3f}], {r.items} items, "
-            f"{r.rose} rose, {r.fell} fell)"
-            for r in rows
-        ]
-        emit(json, {"rows": [asdict(r) for r in rows]}, text="\n".join(lines))
-
-
-def score(
-    benchmark: Annotated[str, typer.Argument(help="mmlu, bbh, gsm8k or mgsm.")],
-    outputs: Annotated[Path, typer.Argument(help="JSON lines with 'output' and 'id' or 'input'.")],
-    mode: Annotated[str, typer.Option("--mode", help="direct or cot.")] = "direct",
-    data: Annotated[Path | None, typer.Option("--data", help="Folder with the benchmark's folder.")] = None,
-    path: Annotated[Path | None, typer.Option("--path", help="The benchmark's own file or folder.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for per-item results.")] = None,
-    json: JsonOpt = False,
-) -> None:
-    """Score outputs that some model wrote elsewhere."""
-    with guarded():
-        from flantune.evals import score_file
-        from flantune.pipeline.evaluation import as_rows, file_settings
-        from flantune.recipe import BenchmarkSpec
-
-        if not outputs.exists():
-            raise RecipeError(f"{outputs}: no such file.")
-        spec = BenchmarkSpec(name=benchmark, path=str(path) if path else None, modes=checked_modes(mode))
-        settings = file_settings(spec, str(data) if data else None, 0)
-        if len(settings) != 1:
-            raise RecipeError(f"--mode {mode}: one file holds the outputs of one mode; give direct or cot.")
-        setting = settings[0]
-        summary = score_file(setting, outputs, output or outputs.with_suffix(".scored"))
-        rows = as_rows(summary)
-        emit(json, {"results": rows}, text=_table(rows))
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    lines = [f"{'benchmark':<24} {'score':>6}  95 % interval     items  read"]
-    for r in rows:
-        low, high = r["interval"] or (float("nan"), float("nan"))
-        score_text = "–" if r["score"] is None else f"{r['score']:.3f}"
-        read = "–" if r["extraction_rate"] is None else f"{r['extraction_rate']:.1%}"
-        name = f"{r['benchmark']} {r['mode']} {r['shots']}-shot"
-        lines.append(f"{name:<24} {score_text:>6}  [{low:.3f}, {high:.3f}]  {r['items']:>6,}  {read}")
-    return "\n".join(lines)

@@ -2,46 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from flantune.errors import RecipeError
-from flantune.evals.bbh import Bbh
 from flantune.evals.benchmark import Benchmark, Extraction, Posed
+from flantune.evals.catalog import BENCHMARKS
 from flantune.evals.collection import Tasks
-from flantune.evals.compare import PairedRow, compare, write_comparison
-from flantune.evals.gsm8k import Gsm8k
-from flantune.evals.mgsm import Mgsm
-from flantune.evals.mmlu import Mmlu
+from flantune.evals.compare import (
+    AbilityRow,
+    PairedRow,
+    by_change,
+    compare,
+    compare_abilities,
+    compare_groups,
+    write_comparison,
+)
 from flantune.evals.results import Setting, read_items, settings_of
 from flantune.evals.run import run_evaluation
-from flantune.evals.score_file import score_file, score_outputs
-
-# Benchmarks that are read from files. Held-out tasks of a collection are `Tasks(store, names)`.
-BENCHMARKS: Mapping[str, Benchmark] = {
-    b.name: b for b in (Mmlu(), Mmlu(name="mmlu_original", style="original", modes=("direct",)), Bbh(), Gsm8k(), Mgsm())
-}
-
-
-def benchmark_named(name: str) -> Benchmark:
-    if name not in BENCHMARKS:
-        raise RecipeError(f"no benchmark '{name}'; there are {', '.join(BENCHMARKS)}, and held_out for held-out tasks.")
-    return BENCHMARKS[name]
-
+from flantune.evals.score_file import holds_solutions, score_file, score_outputs, score_solutions
+from flantune.evals.settings import as_rows, benchmark_named, file_settings, open_benchmark, suite_settings
+from flantune.evals.suites import SUITES
 
 __all__ = [
     "BENCHMARKS",
+    "SUITES",
+    "AbilityRow",
     "Benchmark",
     "Extraction",
     "PairedRow",
     "Posed",
     "Setting",
     "Tasks",
+    "as_rows",
     "benchmark_named",
+    "by_change",
     "compare",
+    "compare_abilities",
+    "compare_groups",
+    "file_settings",
+    "holds_solutions",
+    "open_benchmark",
     "read_items",
     "run_evaluation",
     "score_file",
     "score_outputs",
+    "score_solutions",
     "settings_of",
+    "suite_settings",
     "write_comparison",
 ]

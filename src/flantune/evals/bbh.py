@@ -1,8 +1,7 @@
 """BIG-Bench Hard (spec 6.3): one JSON file per task, and cot-prompts/TASK.txt with three exemplars each.
 
-Direct prompts are the chain-of-thought ones without the rationale. The published scoring (text after the last "answer
-is ", trimmed, one final full stop removed, case-sensitive) is met wherever it says right; the readers here also bear
-a missing full stop, bold type and a sentence after the answer.
+Direct prompts are the chain-of-thought ones without the rationale. Strict reading is the published scoring: the text
+after the last "answer is " (direct: the whole output), trimmed, one final full stop removed, compared case and all.
 """
 
 from __future__ import annotations
@@ -13,21 +12,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flantune.errors import DataError, RecipeError
-from flantune.evals.benchmark import (
-    Extraction,
-    Fits,
-    Posed,
-    check_mode,
-    check_shots,
-    chosen,
-    everything_fits,
-    existing,
-    keep_fitting,
-    read_json,
-    read_text,
-    score_equal,
+from flantune.evals.benchmark import Extraction, FileBenchmark, Part, Question, Reading, Shot, TaskScore, mean_of, micro
+from flantune.evals.benchmark import only_split as check_split
+from flantune.evals.extract import (
+    SEVERAL,
+    UNREAD,
+    after_phrase,
+    first_sentence,
+    free_text,
+    letter,
+    number,
+    told_verbatim,
+    word,
 )
-from flantune.evals.extract import UNREAD, after_phrase, first_sentence, free_text, letter, number, word
+from flantune.evals.files import existing, read_json, read_text
+from flantune.evals.normalised import PUBLISHED_BOUNDS
 from flantune.types import Item
 
 THINK = "A: Let's think step by step."
@@ -38,76 +37,111 @@ WORDS = {
     "boolean_expressions": ("True", "False"),
     "web_of_lies": ("Yes", "No"),
     "sports_understanding": ("yes", "no"),
+    "causal_judgement": ("Yes", "No"),
 }
 NUMBERS = ("object_counting", "multistep_arithmetic_two")
+BRACKETS = "dyck_languages"
+LOWER = ("word_sorting",)  # every word of these tasks' questions and answers is in lower case
+
+TASKS = tuple(sorted(PUBLISHED_BOUNDS))
+NLP = (
+    "causal_judgement",
+    "date_understanding",
+    "disambiguation_qa",
+    "formal_fallacies",
+    "hyperbaton",
+    "movie_recommendation",
+    "penguins_in_a_table",
+    "reasoning_about_colored_objects",
+    "ruin_names",
+    "salient_translation_error_detection",
+    "snarks",
+    "sports_understanding",
+)
+ALGORITHMIC = tuple(task for task in TASKS if task not in NLP)
+SIZES = ("three_objects", "five_objects", "seven_objects")
+FAMILIES = ("logical_deduction", "tracking_shuffled_objects")  # each one task of three sizes in Suzgun et al.'s 23
 
 
-@dataclass(frozen=True, slots=True)
-class Bbh:
+@dataclass(frozen=True)
+class Bbh(FileBenchmark):
     name: str = "bbh"
-    modes: tuple[str, ...] = ("direct", "cot")
     folder: str = "bbh"
-    default_split: str = "test"  # the only one there is
-    sampled_tasks: bool = False
+    modes: tuple[str, ...] = ("direct", "cot")
     default_shots: Mapping[str, int] = field(default_factory=lambda: {"direct": 3, "cot": 3})
+    most_shots: int = 3
+    datasets: tuple[str, ...] = ("bbh", "bigbench", "big_bench", "big_bench_hard")
+    tasks_are_datasets: bool = True
+    groups: Mapping[str, tuple[str, ...]] = field(
+        default_factory=lambda: {"nlp_12": NLP, "algorithmic_15": ALGORITHMIC}  # the paper's Table 4
+    )
 
-    def items(
-        self,
-        path: Path,
-        mode: str,
-        *,
-        shots: int | None = None,
-        split: str | None = None,
-        limit: int | None = None,
-        seed: int = 0,
-        fits: Fits = everything_fits,
-    ) -> Iterator[Posed]:
-        check_mode(self, mode)
-        asked = check_shots(self, shots, mode, most=3)
-        if split not in (None, self.default_split):
-            raise RecipeError(f"bbh: no split '{split}'; it has one, '{self.default_split}'.")
+    def parts(self, path: Path, mode: str, split: str, *, exemplars: bool = True) -> Iterator[Part]:
+        check_split(self, split)
         files = sorted(existing(path, "BIG-Bench Hard").glob("*.json"))
         if not files:
             raise RecipeError(f"{path}: no TASK.json in it.")
         for file in files:
             task = file.stem
-            description, cot_blocks = read_prompt(existing(path / "cot-prompts" / f"{task}.txt", "exemplars"))
-            blocks = (cot_blocks if mode == "cot" else [without_rationale(b) for b in cot_blocks])[:asked]
-            for row, (question, target) in chosen(read_examples(file), limit, seed, "bbh", task):
-                query = f"Q: {question}\n{THINK if mode == 'cot' else 'A:'}"
+            description, blocks = read_prompt(existing(path / "cot-prompts" / f"{task}.txt", "exemplars"))
+            yield Part(
+                task=task,
+                id=task,
+                head=description,
+                shots=[shot_of(block, mode) for block in blocks],
+                questions=[
+                    Question(
+                        text=question,
+                        asked=f"Q: {question}\n{THINK if mode == 'cot' else 'A:'}",
+                        references=(target,),
+                    )
+                    for question, target in read_examples(file)
+                ],
+                key=("bbh", task),
+                max_new_tokens=320 if mode == "cot" else 32,
+                stop=("\n\n", "Q:"),
+            )
 
-                def say(kept: int, d: str = description, b: list[str] = blocks, q: str = query) -> str:
-                    return "\n\n".join([d, *b[:kept], q])
+    def trigger_words(self, part: Part, asked: str, trigger: str) -> str:
+        return f"{asked.removesuffix(THINK)}A: {trigger}"
 
-                prompt, kept = keep_fitting(say, len(blocks), fits)
-                item = Item(
-                    benchmark=self.name,
-                    mode=mode,
-                    task=task,
-                    id=f"{task}/{row}",
-                    prompt=prompt,
-                    references=(target,),
-                    max_new_tokens=320 if mode == "cot" else 32,
-                    stop=("\n\n", "Q:"),
-                    shots=kept,
-                )
-                yield Posed(item, len(blocks) - kept)
-
-    def extract(self, item: Item, output: str) -> Extraction:
-        question = item.prompt.rsplit("\n\nQ: ", 1)[-1]
+    def extract(self, item: Item, output: str, reading: Reading = "default") -> Extraction:
+        if reading == "strict":
+            return told_verbatim(output) if item.mode == "cot" else told_verbatim(output, "\0")
+        loose = reading == "loose"
+        question = re.split(r"(?:\A|[\n\s>\]])Q: ", item.prompt)[-1]
         letters = re.findall(r"^\(([A-Z])\)", question, flags=re.MULTILINE)
         if letters:
-            found = letter(output, letters)
-            if found.answer is not None:
-                return Extraction(f"({found.answer})", found.rule)
+            found = letter(output, letters, loose=loose)
+            if found.answer is not None or found.rule == SEVERAL:
+                return Extraction(found.answer and f"({found.answer})", found.rule)
             return option_words(output, re.findall(r"^\([A-Z]\) (.+)$", question, flags=re.MULTILINE))
         words = WORDS.get(item.task) or re.findall(r"^- (\S+)\s*$", question, flags=re.MULTILINE)
         if words:
-            return word(output, words)
-        return number(output) if item.task in NUMBERS else free_text(output)
+            return word(output, words, loose=loose)
+        if item.task in NUMBERS:
+            if item.mode == "direct":
+                return number(output if loose else f"The answer is {output}", reading=reading)
+            alone = re.fullmatch(r"[^\w\n]*[\d,.]+[^\w\n]*", output)
+            return number(output, reading="default" if loose or alone else "strict")
+        if item.task == BRACKETS and (box := re.search(r"\\boxed\{([\])}>\s]*)\}", output)):
+            return Extraction(box[1].strip(), "boxed")  # whose braces do not match by themselves
+        text = free_text(output, loose=loose)
+        return Extraction(text.answer and text.answer.lower(), text.rule) if item.task in LOWER else text
 
-    def score(self, item: Item, extraction: Extraction) -> float | None:
-        return score_equal(item, extraction)
+    def averages(self, tasks: Mapping[str, TaskScore]) -> Mapping[str, float | None]:
+        """The three averages in use (they differ by up to four points), and the paper's two groups of sub-tasks."""
+        merged = {family: mean_of([f"{family}_{size}" for size in SIZES], tasks) for family in FAMILIES}
+        single = [t for t in TASKS if not t.startswith(FAMILIES)]
+        values = [*merged.values(), *(tasks[t].score if t in tasks else None for t in single)]
+        known = [value for value in values if value is not None]
+        whole = set(TASKS) == set(tasks)
+        return {
+            "macro_27": mean_of(TASKS, tasks) if whole else None,
+            "micro": micro(tasks) if whole else None,
+            "macro_23": sum(known) / len(known) if whole else None,
+            **super().averages(tasks),
+        }
 
 
 def option_words(output: str, options: Sequence[str]) -> Extraction:
@@ -135,10 +169,12 @@ def read_prompt(path: Path) -> tuple[str, list[str]]:
     return description, blocks
 
 
-def without_rationale(block: str) -> str:
-    """`Q: ...\\nA: answer` of a chain-of-thought block."""
-    question = block.split(f"\n{THINK}")[0]
-    return f"{question}\nA: {block.rsplit(CLOSING, 1)[1].strip().removesuffix('.')}"
+def shot_of(block: str, mode: str) -> Shot:
+    """A chain-of-thought block; direct: `Q: ...\\nA: answer` of it."""
+    question, rationale = block.split(f"\n{THINK}", 1)
+    if mode == "cot":
+        return Shot(f"{question}\n{THINK}", rationale)
+    return Shot(f"{question}\nA:", f" {block.rsplit(CLOSING, 1)[1].strip().removesuffix('.')}")
 
 
 def read_examples(path: Path) -> list[tuple[str, str]]:

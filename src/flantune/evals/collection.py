@@ -14,9 +14,13 @@ from typing import Protocol
 
 from flantune.errors import RecipeError
 from flantune.evals.benchmark import (
+    Ability,
     Extraction,
     Fits,
     Posed,
+    Present,
+    Reading,
+    TaskScore,
     check_mode,
     chosen,
     everything_fits,
@@ -57,6 +61,7 @@ class Tasks:
     default_split: str = "all"
     sampled_tasks: bool = True  # the claim is about tasks the model never saw, not about these few
     default_shots: Mapping[str, int] = field(default_factory=lambda: {"direct": 0, "cot": 0})
+    ability: Ability = "in-context learning"  # tasks told by instruction and exemplars alone
 
     def items(
         self,
@@ -68,9 +73,13 @@ class Tasks:
         limit: int | None = None,
         seed: int = 0,
         fits: Fits = everything_fits,
+        present: Present | None = None,
+        trigger: str | None = None,
     ) -> Iterator[Posed]:
         """`path` is not read: the examples come from the store."""
         check_mode(self, mode)
+        if trigger is not None:
+            raise RecipeError(f"{self.name}: a collection's wording has its own words; it takes no trigger.")
         if split not in (None, self.default_split):
             raise RecipeError(f"{self.name}: no split '{split}'; a collection's tasks have none.")
         asked = self.default_shots[mode] if shots is None else shots
@@ -86,7 +95,7 @@ class Tasks:
                 example = self.store.example(name, row)
                 if mode == "cot" and not example.rationale:
                     continue
-                yield self._pose(task, wordings, example, style, mode, seed, fits)
+                yield self._pose(task, wordings, example, style, mode, seed, fits, present or _inputs)
 
     def _pose(
         self,
@@ -97,6 +106,7 @@ class Tasks:
         mode: str,
         seed: int,
         fits: Fits,
+        present: Present,
     ) -> Posed:
         # Drawn by row and not by shots: zero-shot and few-shot then differ in the exemplars alone.
         fitting = select_templates(wordings, task, example, style)
@@ -104,7 +114,7 @@ class Tasks:
         exemplars = self._exemplars(task, example, template, style, seed)
         rng = keyed_random(seed, task.name, example.row, "render")
         prompt = render(task, example, template, style, [(e, template) for e in exemplars], rng=rng)
-        text, kept = keep_fitting(lambda n: prompt.keep_exemplars(n).inputs, len(exemplars), fits)
+        text, kept = keep_fitting(prompt, fits, present)
         item = Item(
             benchmark=self.name,
             mode=mode,
@@ -116,7 +126,7 @@ class Tasks:
             metric=task.metric,
             shots=kept,
         )
-        return Posed(item, len(exemplars) - kept)
+        return Posed(item, len(exemplars) - kept, "\n".join(example.fields.values()), prompt.keep_exemplars(0).inputs)
 
     def _exemplars(
         self,
@@ -141,9 +151,9 @@ class Tasks:
             found[row] = other
         return list(found.values())
 
-    def extract(self, item: Item, output: str) -> Extraction:
-        """Direct: the whole output. Chain of thought: the sentence after the last answer phrase."""
-        if item.mode == "direct":
+    def extract(self, item: Item, output: str, reading: Reading = "default") -> Extraction:
+        """Direct: the whole output. Chain of thought: the sentence after the last answer phrase; loose: else all."""
+        if item.mode == "direct" or (reading == "loose" and after_phrase(output, ANSWER_PHRASE) is None):
             text = output.strip()
             return Extraction(text, "whole output") if text else Extraction(None, UNREAD)
         told = after_phrase(output, ANSWER_PHRASE)
@@ -154,6 +164,13 @@ class Tasks:
         if extraction.answer is None:
             return None
         return score_text(item.metric, extraction.answer, item.references)
+
+    def averages(self, tasks: Mapping[str, TaskScore]) -> Mapping[str, float | None]:
+        return {}
+
+
+def _inputs(prompt: Prompt) -> str:
+    return prompt.inputs
 
 
 def _wordings(templates: Sequence[Template], mode: str, shots: int) -> tuple[Template, ...]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from flantune.errors import RecipeError
+from flantune.evals.catalog import BENCHMARKS
 from flantune.evals.results import MISSING, Answered, read_items
-from flantune.evals.statistics import estimate_difference, mcnemar
+from flantune.evals.statistics import bootstrap_means, estimate_difference, mcnemar
 from flantune.evals.summary import strict
 from flantune.whole import write_json
 
@@ -36,38 +40,149 @@ class PairedRow:
     rose: int  # items that score higher in b
     fell: int
     p_value: float  # sign test on the items that differ; McNemar's exact test where scores are 0 or 1
+    p_adjusted: float = 1.0  # by Holm, over all rows of the kind that were looked at
+    group: str | None = None  # a named group of the benchmark's tasks
     unpaired: int  # items that only one side answered
     prompts_differ: int  # pairs that were not asked the same words, as where one side had to drop exemplars
 
+    @property
+    def fell_surely(self) -> bool:
+        """Lower in b, the interval below zero and the sign test significant after correction."""
+        return self.interval[1] < 0 and self.p_adjusted < ALPHA
+
+    @property
+    def rose_surely(self) -> bool:
+        return self.interval[0] > 0 and self.p_adjusted < ALPHA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbilityRow:
+    """b - a over the settings that tell of one ability: the plain mean of the settings' scores."""
+
+    ability: str
+    settings: tuple[str, ...]
+    score_a: float
+    score_b: float
+    difference: float
+    interval: tuple[float, float]
+
 
 Pair = tuple[Answered, Answered]
+Paired = dict[str, dict[str, list[Pair]]]  # by setting and task
+ALPHA = 0.05
+UNKNOWN_ABILITY = {"held_out": "in-context learning"}
 
 
 def compare(items_a: Path, items_b: Path) -> list[PairedRow]:
     """Rows for every setting both files have, each followed by its tasks'. Raises RecipeError where they share none."""
     a, b = _index(read_items(items_a)), _index(read_items(items_b))
-    shared = [setting for setting in a if setting in b]
-    if not shared:
-        raise RecipeError(f"{items_a} and {items_b} share no setting: {', '.join(a)} against {', '.join(b)}.")
-    rows: list[PairedRow] = []
-    for setting in shared:
-        pairs = [(row, b[setting][item]) for item, row in a[setting].items() if item in b[setting]]
-        if not pairs:
-            continue
-        by_task: dict[str, list[Pair]] = defaultdict(list)
-        for pair in pairs:
-            by_task[pair[0].result.item.task].append(pair)
-        unpaired = len(a[setting].keys() ^ b[setting].keys())
-        rows.append(_row(by_task, None, unpaired))
+    paired = _pair(a, b, f"{items_a} and {items_b}")
+    wholes, tasks = [], []
+    for setting, by_task in paired.items():
+        wholes.append(_row(by_task, None, len(a[setting].keys() ^ b[setting].keys())))
         for task in sorted(by_task):
             sides = ({item for item, r in side[setting].items() if r.result.item.task == task} for side in (a, b))
-            only = len(next(sides) ^ next(sides))
-            rows.append(_row({task: by_task[task]}, task, only))
-    return rows
+            tasks.append(_row({task: by_task[task]}, task, len(next(sides) ^ next(sides))))
+    tasks = adjust(tasks)
+    return [row for whole in adjust(wholes) for row in (whole, *(t for t in tasks if t.setting == whole.setting))]
 
 
-def write_comparison(rows: Sequence[PairedRow], path: Path) -> None:
-    write_json(path, {"format": 1, "difference": "b - a, strict scores", "rows": [asdict(row) for row in rows]})
+def compare_groups(items_a: Path, items_b: Path) -> list[PairedRow]:
+    """A row for every named group of a benchmark's tasks that both files have whole, as MMLU's STEM or BBH's NLP."""
+    paired = _pair(_index(read_items(items_a)), _index(read_items(items_b)), f"{items_a} and {items_b}")
+    rows = []
+    for by_task in paired.values():
+        name = next(iter(by_task.values()))[0][0].result.item.benchmark
+        for group, members in _groups_of(name).items():
+            if members and set(members) <= set(by_task):
+                own = {task: by_task[task] for task in members}
+                rows.append(replace(_row(own, f"({group})", 0), task=None, group=group))
+    return adjust(rows)
+
+
+def compare_abilities(items_a: Path, items_b: Path) -> list[AbilityRow]:
+    """A row for every ability that the settings both files have tell of; never one figure for all."""
+    paired = _pair(_index(read_items(items_a)), _index(read_items(items_b)), f"{items_a} and {items_b}")
+    by_ability: dict[str, list[str]] = defaultdict(list)
+    for setting, by_task in paired.items():
+        by_ability[_ability_of(next(iter(by_task.values()))[0][0].result.item.benchmark)].append(setting)
+    return [_ability_row(ability, {s: paired[s] for s in own}) for ability, own in sorted(by_ability.items())]
+
+
+def by_change(rows: Sequence[PairedRow]) -> list[PairedRow]:
+    """What fell and what rose most comes first: sure changes before unsure ones, larger before smaller."""
+    return sorted(
+        rows, key=lambda r: (not (r.fell_surely or r.rose_surely), -abs(r.difference), r.setting, r.task or "")
+    )
+
+
+def adjust(rows: Sequence[PairedRow]) -> list[PairedRow]:
+    """The rows with p values corrected for how many they are, after Holm."""
+    order = sorted(range(len(rows)), key=lambda i: rows[i].p_value)
+    adjusted, largest = [1.0] * len(rows), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, rows[index].p_value * (len(rows) - rank)))
+        adjusted[index] = largest
+    return [replace(row, p_adjusted=p) for row, p in zip(rows, adjusted, strict=True)]
+
+
+def write_comparison(
+    rows: Sequence[PairedRow], path: Path, groups: Sequence[PairedRow] = (), abilities: Sequence[AbilityRow] = ()
+) -> None:
+    content: dict[str, Any] = {"format": 1, "difference": "b - a, strict scores", "rows": [asdict(row) for row in rows]}
+    content["groups"] = [asdict(row) for row in groups]
+    content["abilities"] = [asdict(row) for row in abilities]
+    write_json(path, content)
+
+
+def _pair(a: dict[str, dict[str, Answered]], b: dict[str, dict[str, Answered]], where: str) -> Paired:
+    shared = [setting for setting in a if setting in b]
+    if not shared:
+        raise RecipeError(f"{where} share no setting: {', '.join(a)} against {', '.join(b)}.")
+    paired: Paired = {}
+    for setting in shared:
+        by_task: dict[str, list[Pair]] = defaultdict(list)
+        for item, row in a[setting].items():
+            if item in b[setting]:
+                by_task[row.result.item.task].append((row, b[setting][item]))
+        if by_task:
+            paired[setting] = by_task
+    return paired
+
+
+def _ability_row(ability: str, settings: Paired) -> AbilityRow:
+    resampled = []
+    for setting, by_task in settings.items():
+        differences = {t: np.array([strict(b) - strict(a) for a, b in own]) for t, own in by_task.items()}
+        sampled = next(iter(by_task.values()))[0][0].sampled_tasks and len(by_task) >= 3
+        resampled.append(bootstrap_means(differences, "ability", setting, over_tasks=sampled))
+    low, high = np.quantile(np.mean(resampled, axis=0), [0.025, 0.975])
+    sides = [
+        float(
+            np.mean(
+                [_mean_of_tasks({t: [strict(p[k]) for p in own] for t, own in s.items()}) for s in settings.values()]
+            )
+        )
+        for k in (0, 1)
+    ]
+    return AbilityRow(
+        ability=ability,
+        settings=tuple(settings),
+        score_a=sides[0],
+        score_b=sides[1],
+        difference=sides[1] - sides[0],
+        interval=(float(low), float(high)),
+    )
+
+
+def _ability_of(benchmark: str) -> str:
+    return (
+        BENCHMARKS[benchmark].ability if benchmark in BENCHMARKS else UNKNOWN_ABILITY.get(benchmark, "own benchmarks")
+    )
+
+
+def _groups_of(benchmark: str) -> Mapping[str, tuple[str, ...]]:
+    return getattr(BENCHMARKS.get(benchmark), "groups", {})
 
 
 def _index(rows: Sequence[Answered]) -> dict[str, dict[str, Answered]]:

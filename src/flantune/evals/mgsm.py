@@ -1,4 +1,8 @@
-"""MGSM (spec 6.5): mgsm_LANG.tsv (question, number) and exemplars.json; everything in the prompt is native."""
+"""MGSM (spec 6.5): mgsm_LANG.tsv (question, number) and exemplars.json.
+
+`mgsm`: everything in the prompt is native. `mgsm_en_cot`: native questions under English prefixes, the English
+exemplars' rationales under native exemplar questions. Strict reading: the language's own closing words only.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flantune.errors import DataError, RecipeError
-from flantune.evals.benchmark import (
-    Extraction,
-    Fits,
-    Posed,
-    check_mode,
-    check_shots,
-    chosen,
-    everything_fits,
-    existing,
-    keep_fitting,
-    read_json,
-    read_text,
-)
-from flantune.evals.extract import equal_numbers, number
+from flantune.evals.benchmark import Ability, Extraction, FileBenchmark, Part, Question, Reading, Shot
+from flantune.evals.benchmark import only_split as check_split
+from flantune.evals.extract import number
+from flantune.evals.files import existing, read_json, read_text
+from flantune.evals.grade_school import score_number
 from flantune.types import Item
 
 
@@ -48,73 +43,83 @@ LANGUAGES = {
     "zh": Language("问题：", "逐步解答：", ("答案是", "答案为")),
 }
 ENGLISH = r"answer\s+is"
+# Of the paper's ten languages (English is left out), the share of PaLM's pretraining text parts them (Shi et al. 2022).
+HIGH_RESOURCE = ("de", "es", "fr", "ja", "ru", "zh")
+LOW_RESOURCE = ("bn", "sw", "te", "th")
 
 
-@dataclass(frozen=True, slots=True)
-class Mgsm:
+@dataclass(frozen=True)
+class Mgsm(FileBenchmark):
     name: str = "mgsm"
-    modes: tuple[str, ...] = ("cot",)
+    english: bool = False  # prefixes and rationales in English
     folder: str = "mgsm"
-    default_split: str = "test"  # the only one there is
-    sampled_tasks: bool = False
+    modes: tuple[str, ...] = ("cot",)
     default_shots: Mapping[str, int] = field(default_factory=lambda: {"cot": 8})
+    most_shots: int = 8
+    ability: Ability = "multilingual"
+    datasets: tuple[str, ...] = ("mgsm", "gsm8k")  # translations of GSM8K's test questions
+    groups: Mapping[str, tuple[str, ...]] = field(
+        default_factory=lambda: {
+            "paper_10": tuple(sorted(HIGH_RESOURCE + LOW_RESOURCE)),
+            "high_resource": HIGH_RESOURCE,
+            "low_resource": LOW_RESOURCE,
+        }
+    )
 
-    def items(
-        self,
-        path: Path,
-        mode: str,
-        *,
-        shots: int | None = None,
-        split: str | None = None,
-        limit: int | None = None,
-        seed: int = 0,
-        fits: Fits = everything_fits,
-    ) -> Iterator[Posed]:
-        check_mode(self, mode)
-        asked = check_shots(self, shots, mode, most=8)
-        if split not in (None, self.default_split):
-            raise RecipeError(f"mgsm: no split '{split}'; it has one, '{self.default_split}'.")
+    def parts(self, path: Path, mode: str, split: str, *, exemplars: bool = True) -> Iterator[Part]:
+        check_split(self, split)
         files = sorted(existing(path, "MGSM").glob("mgsm_*.tsv"))
         if not files:
             raise RecipeError(f"{path}: no mgsm_LANG.tsv in it.")
         exemplars_file = path / "exemplars.json"
-        shown = read_exemplars(existing(exemplars_file, "MGSM's exemplars")) if asked else {}
+        shown = read_exemplars(existing(exemplars_file, "MGSM's exemplars")) if exemplars else {}
         for file in files:
             code = file.stem.removeprefix("mgsm_")
             if code not in LANGUAGES:
                 raise DataError(str(file), field="language", expected=f"one of {', '.join(LANGUAGES)}", got=code)
-            if asked and code not in shown:
-                raise DataError(str(exemplars_file), field=code, expected="the language's exemplars", got=None)
-            blocks = shown.get(code, [])[:asked]
-            language = LANGUAGES[code]
-            for row, (question, answer) in chosen(read_problems(file), limit, seed, "mgsm", code):
-                query = f"{language.question}{question}\n{language.answer}".rstrip(" ")
+            wanted = {code, "en"} if self.english else {code}
+            if exemplars and (lacking := sorted(wanted - set(shown))):
+                raise DataError(str(exemplars_file), field=lacking[0], expected="the language's exemplars", got=None)
+            language = LANGUAGES["en" if self.english else code]
+            yield Part(
+                task=code,
+                id=code,
+                shots=self._shots(shown, code) if exemplars else [],
+                questions=[
+                    Question(text=q, asked=f"{language.question}{q}\n{language.answer}".rstrip(" "), references=(a,))
+                    for q, a in read_problems(file)
+                ],
+                key=("mgsm", code),
+                max_new_tokens=320,
+                stop=("\n\n", language.question.strip()),
+            )
 
-                def word(kept: int, b: list[str] = blocks, q: str = query) -> str:
-                    return "\n\n".join([*b[:kept], q])
+    def _shots(self, shown: Mapping[str, list[tuple[str, str]]], code: str) -> list[Shot]:
+        """Both texts carry their prefixes in the file."""
+        native, english = LANGUAGES[code], LANGUAGES["en"]
+        if not self.english:
+            return [_cut(question, told, native.answer) for question, told in shown[code]]
+        questions = [question.removeprefix(native.question).strip() for question, _ in shown[code]]
+        told = [text for _, text in shown["en"]]
+        return [_cut(f"{english.question}{q}", t, english.answer) for q, t in zip(questions, told, strict=True)]
 
-                prompt, kept = keep_fitting(word, len(blocks), fits)
-                item = Item(
-                    benchmark=self.name,
-                    mode=mode,
-                    task=code,
-                    id=f"{code}/{row}",
-                    prompt=prompt,
-                    references=(answer,),
-                    max_new_tokens=320,
-                    stop=("\n\n", language.question.strip()),
-                    shots=kept,
-                )
-                yield Posed(item, len(blocks) - kept)
-
-    def extract(self, item: Item, output: str) -> Extraction:
+    def extract(self, item: Item, output: str, reading: Reading = "default") -> Extraction:
         language = LANGUAGES[item.task]
-        return number(output, "|".join((*language.phrases, ENGLISH)), language.decimal_mark)
+        phrases = (*language.phrases, ENGLISH)
+        if reading == "strict":
+            phrases = (ENGLISH,) if self.english else (language.phrases or (ENGLISH,))
+        return number(output, "|".join(phrases), "." if self.english else language.decimal_mark, reading)
 
     def score(self, item: Item, extraction: Extraction) -> float | None:
-        if extraction.answer is None:
-            return None
-        return float(any(equal_numbers(extraction.answer, r) for r in item.references))
+        return score_number(item, extraction)
+
+
+def _cut(question: str, told: str, prefix: str) -> Shot:
+    """Cut after the rationale's prefix, its blank on the answer's side, as in the query."""
+    start = prefix.rstrip(" ")
+    if not told.startswith(start):
+        return Shot(question + "\n", told)
+    return Shot(f"{question}\n{start}", told.removeprefix(start))
 
 
 def read_problems(path: Path) -> list[tuple[str, str]]:
@@ -132,17 +137,17 @@ def read_problems(path: Path) -> list[tuple[str, str]]:
     return rows
 
 
-def read_exemplars(path: Path) -> dict[str, list[str]]:
-    """By language, the blocks `question\\nanswer` in order; both texts carry their prefixes in the file."""
+def read_exemplars(path: Path) -> dict[str, list[tuple[str, str]]]:
+    """By language, question and answer in order."""
     content = read_json(path)
     languages = content.get("MGSM_EXEMPLARS") if isinstance(content, dict) else None
     if not isinstance(languages, dict):
         raise DataError(str(path), field="MGSM_EXEMPLARS", expected="exemplars by language", got=languages)
-    blocks: dict[str, list[str]] = {}
+    found: dict[str, list[tuple[str, str]]] = {}
     for code, numbered in languages.items():
         try:
-            blocks[code] = [f"{numbered[k]['q']}\n{numbered[k]['a']}" for k in sorted(numbered, key=int)]
+            found[code] = [(numbered[k]["q"], numbered[k]["a"]) for k in sorted(numbered, key=int)]
         except (TypeError, KeyError, ValueError, AttributeError):
             expected = "{'1': {'q': ..., 'a': ...}, ...}"
             raise DataError(str(path), field=code, expected=expected, got=numbered) from None
-    return blocks
+    return found

@@ -5,77 +5,47 @@ Ids are the items' of the same benchmark, so that what is found of a text can be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
-from flantune.evals import bbh, gsm8k, mgsm, mmlu
-from flantune.evals.benchmark import Benchmark, existing
+from flantune.evals.benchmark import Benchmark, FileBenchmark
 from flantune.evals.collection import Tasks
 from flantune.mixtures.contamination import OwnText
-
-# What each benchmark was made from, under the names that collections use.
-DATASETS: Mapping[str, tuple[str, ...]] = {
-    "gsm8k": ("gsm8k",),
-    "mgsm": ("mgsm", "gsm8k"),  # translations of GSM8K's test questions
-    "mmlu": ("mmlu", "mmmlu", "hendrycks_test"),
-    "bbh": ("bbh", "bigbench", "big_bench", "big_bench_hard"),
-}
 
 
 def own_texts(benchmark: Benchmark, path: Path, split: str | None = None) -> list[OwnText]:
     """Every item of the split, however few of them are asked.
 
-    Of a benchmark that is not known here: its prompts without exemplars, whose common words the search finds itself.
+    Of a benchmark that is no `FileBenchmark`: its prompts without exemplars; the search finds their common words.
     """
     if isinstance(benchmark, Tasks):
         return list(_of_tasks(benchmark))
-    read = _READERS.get(benchmark.folder, partial(_of_prompts, benchmark))
-    return list(read(benchmark.name, path, split or benchmark.default_split))
+    if isinstance(benchmark, FileBenchmark):
+        return list(_of_parts(benchmark, path, split or benchmark.default_split))
+    return list(_of_prompts(benchmark, path, split or benchmark.default_split))
 
 
-def _of_prompts(benchmark: Benchmark, name: str, path: Path, split: str) -> Iterator[OwnText]:
-    for posed in benchmark.items(path, benchmark.modes[0], shots=0, split=split):
-        yield OwnText(benchmark=name, task=posed.item.task, id=posed.item.id, text=posed.item.prompt, datasets=(name,))
-
-
-def _of_gsm8k(name: str, path: Path, split: str) -> Iterator[OwnText]:
-    for row, solved in enumerate(gsm8k.read_problems(path, split)):
-        yield OwnText(
-            benchmark=name, task="gsm8k", id=f"{split}/{row}", text=solved.question, datasets=DATASETS["gsm8k"]
-        )
-
-
-def _of_mmlu(name: str, path: Path, split: str) -> Iterator[OwnText]:
-    for subject in mmlu.subjects(path, split):
-        for row, question in enumerate(mmlu.read_questions(path / split / f"{subject}_{split}.csv")):
+def _of_parts(benchmark: FileBenchmark, path: Path, split: str) -> Iterator[OwnText]:
+    for part in benchmark.parts(path, benchmark.modes[0], split, exemplars=False):
+        datasets = benchmark.datasets or (benchmark.name,)
+        if benchmark.tasks_are_datasets:
+            datasets = (*datasets, part.task)
+        for row, question in enumerate(part.questions):
             yield OwnText(
-                benchmark=name,
-                task=subject,
-                id=f"{split}/{subject}/{row}",
+                benchmark=benchmark.name,
+                task=part.task,
+                id=f"{part.id}/{row}",
                 text=question.text,
                 options=question.choices,
-                datasets=DATASETS["mmlu"],
+                datasets=datasets,
             )
 
 
-def _of_bbh(name: str, path: Path, split: str) -> Iterator[OwnText]:
-    for file in sorted(existing(path, "BIG-Bench Hard").glob("*.json")):
-        for row, (question, _) in enumerate(bbh.read_examples(file)):
-            yield OwnText(
-                benchmark=name,
-                task=file.stem,
-                id=f"{file.stem}/{row}",
-                text=question,
-                datasets=(*DATASETS["bbh"], file.stem),
-            )
-
-
-def _of_mgsm(name: str, path: Path, split: str) -> Iterator[OwnText]:
-    for file in sorted(existing(path, "MGSM").glob("mgsm_*.tsv")):
-        code = file.stem.removeprefix("mgsm_")
-        for row, (question, _) in enumerate(mgsm.read_problems(file)):
-            yield OwnText(benchmark=name, task=code, id=f"{code}/{row}", text=question, datasets=DATASETS["mgsm"])
+def _of_prompts(benchmark: Benchmark, path: Path, split: str) -> Iterator[OwnText]:
+    for posed in benchmark.items(path, benchmark.modes[0], shots=0, split=split):
+        item = posed.item
+        name = benchmark.name
+        yield OwnText(benchmark=name, task=item.task, id=item.id, text=item.prompt, datasets=(name,))
 
 
 def _of_tasks(benchmark: Tasks) -> Iterator[OwnText]:
@@ -92,11 +62,3 @@ def _of_tasks(benchmark: Tasks) -> Iterator[OwnText]:
                 options=example.options or (),
                 datasets=datasets,
             )
-
-
-_READERS: Mapping[str, Callable[[str, Path, str], Iterator[OwnText]]] = {
-    "gsm8k": _of_gsm8k,
-    "mmlu": _of_mmlu,
-    "bbh": _of_bbh,
-    "mgsm": _of_mgsm,
-}

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flantune.errors import RecipeError, StateError
-from flantune.evals.benchmark import Benchmark, Fits, Posed
+from flantune.evals.benchmark import Benchmark, Fits, Posed, Present, Reading
+from flantune.evals.extract import SEVERAL
+from flantune.formats.chat import Message, to_messages
 from flantune.recipe import BenchmarkSpec
-from flantune.types import Item, Result
+from flantune.types import Item, Prompt, Result
 from flantune.whole import write_whole
 
+# What begins a chain of thought without exemplars: Kojima et al. (2022), the Flan paper (spec 6.9), and in Chinese.
+TRIGGERS = {"kojima": "Let's think step by step.", "flan": "let's think step-by-step", "zh": "让我们一步一步地思考。"}
+EMPTY = "empty output"
 MISSING = "no output"  # the reason of a result whose item nobody answered
+
+
+Layout = Literal["plain", "single", "dialogue"]
+Normalise = Literal["none", "length", "unconditional"]
+ApplyTemplate = Callable[[list[Message]], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,17 +41,33 @@ class Setting:
     split: str | None = None
     limit: int | None = None  # items per task
     seed: int = 0
+    chat: Layout = "plain"  # through the model's chat template: all in one message, or exemplars as turns
+    trigger: str | None = None  # begins a zero-shot chain of thought in place of the benchmark's own words
+    normalise: Normalise = "none"  # of scored options: by their bytes, or against the options' own likelihood
+    reading: Reading = "default"
 
     @property
     def asked_shots(self) -> int:
-        return self.benchmark.default_shots[self.mode] if self.shots is None else self.shots
+        return self.benchmark.default_shots.get(self.mode, 0) if self.shots is None else self.shots
+
+    @property
+    def asked_key(self) -> str:
+        """ "mmlu/direct/5-shot": how it is asked. What is not the usual is told after a +."""
+        unusual = [f"chat-{self.chat}"] * (self.chat != "plain") + ["trigger"] * (self.trigger is not None)
+        unusual += [self.normalise] * (self.normalise != "none")
+        return "+".join([f"{self.benchmark.name}/{self.mode}/{self.asked_shots}-shot", *unusual])
 
     @property
     def key(self) -> str:
-        """ "mmlu/direct/5-shot": one entry of the summary."""
-        return f"{self.benchmark.name}/{self.mode}/{self.asked_shots}-shot"
+        """One entry of the summary: how it is asked, and how the answers are read where not as usual."""
+        return self.asked_key if self.reading == "default" else f"{self.asked_key}+{self.reading}"
 
-    def pose(self, fits: Fits) -> list[Posed]:
+    def pose(self, fits: Fits, apply_template: ApplyTemplate | None = None) -> list[Posed]:
+        present: Present | None = None
+        if self.chat != "plain":
+            if apply_template is None:
+                raise RecipeError(f"{self.key}: the model's tokenizer has no chat template. Ask it in plain text.")
+            present = _Chat(self.chat, apply_template)
         posed = list(
             self.benchmark.items(
                 self.path,
@@ -50,6 +77,8 @@ class Setting:
                 limit=self.limit,
                 seed=self.seed,
                 fits=fits,
+                present=present,
+                trigger=self.trigger,
             )
         )
         if not posed:
@@ -60,6 +89,15 @@ class Setting:
         return posed
 
 
+@dataclass(frozen=True, slots=True)
+class _Chat:
+    layout: Literal["single", "dialogue"]
+    apply_template: ApplyTemplate
+
+    def __call__(self, prompt: Prompt) -> str:
+        return self.apply_template(to_messages(prompt, self.layout))
+
+
 def settings_of(spec: BenchmarkSpec, benchmark: Benchmark, path: Path, seed: int) -> list[Setting]:
     """Every mode and number of shots a recipe's entry asks for; without modes, all the benchmark has."""
     shots: Sequence[int | None] = spec.shots if isinstance(spec.shots, tuple) else (spec.shots,)
@@ -67,7 +105,19 @@ def settings_of(spec: BenchmarkSpec, benchmark: Benchmark, path: Path, seed: int
         if mode not in benchmark.modes:
             raise RecipeError(f"benchmark {spec.name}: no mode '{mode}'; it has {', '.join(benchmark.modes)}.")
     return [
-        Setting(benchmark=benchmark, path=path, mode=m, shots=n, split=spec.split, limit=spec.limit, seed=seed)
+        Setting(
+            benchmark=benchmark,
+            path=path,
+            mode=m,
+            shots=n,
+            split=spec.split,
+            limit=spec.limit,
+            seed=seed,
+            chat=spec.chat,
+            trigger=TRIGGERS.get(spec.trigger, spec.trigger) if spec.trigger and m == "cot" else None,
+            normalise=spec.normalise if m == "direct" else "none",
+            reading=spec.reading,
+        )
         for m in spec.modes or benchmark.modes
         for n in shots
     ]
@@ -92,11 +142,12 @@ def judge(
     truncated: bool = False,
 ) -> Answered:
     """Extract and score one output. For scored items `output` is the best option, the first of equal ones."""
-    extraction = setting.benchmark.extract(posed.item, output)
+    extraction = setting.benchmark.extract(posed.item, output, setting.reading)
     score = setting.benchmark.score(posed.item, extraction)
-    reason = (
-        "" if extraction.answer is not None else ("empty output" if not output.strip() else "no answer found in it")
-    )
+    reason = ""
+    if extraction.answer is None:
+        reason = "several answers in it" if extraction.rule == SEVERAL else "no answer found in it"
+        reason = reason if output.strip() else EMPTY
     rule = "highest log-probability" if option_scores is not None and extraction.answer is not None else extraction.rule
     result = Result(
         item=posed.item,
@@ -152,6 +203,16 @@ def write_items(path: Path, rows: Iterable[Answered]) -> None:
     records = [_record(row) for row in rows]
     table = pa.Table.from_pylist(records, schema=_SCHEMA)
     write_whole(path, lambda file: pq.write_table(table, file))
+
+
+def write_unread(path: Path, rows: Iterable[Answered]) -> None:
+    """The outputs in which no answer was found, one JSON line each; the file is there also when it is empty."""
+    unread = [r for r in rows if r.result.extracted is None and r.result.reason != MISSING]
+    lines = [
+        {"setting": r.setting, "id": r.result.item.id, "reason": r.result.reason, "output": r.result.output}
+        for r in unread
+    ]
+    write_whole(path, lambda file: file.write(b"".join(orjson.dumps(line) + b"\n" for line in lines)))
 
 
 def read_items(path: Path) -> list[Answered]:

@@ -2,6 +2,7 @@
 
 folder/header.json      which model, asked how; a folder belongs to one model for good
 folder/items.jsonl      raw answers, appended as they come: the state that a killed run goes on from
+folder/unread.jsonl     the outputs in which no answer was found, to be looked at
 folder/items.parquet    all items with prompt, output, extraction and score; written when all are done
 folder/summary.json     the figures; written last
 """
@@ -12,20 +13,25 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import orjson
 
 from flantune.errors import RecipeError, StateError
 from flantune.evals.benchmark import Posed
-from flantune.evals.results import Setting, judge, write_items
+from flantune.evals.presentation import chat_engine, template_of
+from flantune.evals.results import Setting, judge, write_items, write_unread
+from flantune.evals.suites import flan_average
 from flantune.evals.summary import summarise
-from flantune.inference.engine import Generated, GenerateRequest, Scored, ScoreRequest
 from flantune.types import Item
 from flantune.whole import write_json
 
+if TYPE_CHECKING:
+    from flantune.inference.engine import Generated, GenerateRequest, Scored, ScoreRequest
+
 FORMAT = 1
 HEADER, ANSWERS, ITEMS, SUMMARY = "header.json", "items.jsonl", "items.parquet", "summary.json"
+UNREAD_OUTPUTS = "unread.jsonl"
 
 
 class Asker(Protocol):
@@ -63,9 +69,11 @@ def run_evaluation(
     *,
     model: str,
     on_progress: Callable[[int, int], None] | None = None,
+    suite: str | None = None,
 ) -> dict[str, Any]:
     """Ask everything that has no answer in `folder` yet, then write items.parquet and summary.json; returns the latter.
 
+    `suite`: the name under which the settings are asked together; "flan" adds the paper's normalised average.
     `model` is a fingerprint of the model's weights and tokenizer. Raises StateError where the folder holds answers of
     another model, or of the same one asked otherwise.
     """
@@ -73,11 +81,11 @@ def run_evaluation(
         raise RecipeError(f"a benchmark is asked twice in one way: {', '.join(s.key for s in settings)}.")
     folder.mkdir(parents=True, exist_ok=True)
     check_header(folder, model, engine)
-    for stale in (SUMMARY, ITEMS):  # until this run is whole, nothing here may read as its result
+    for stale in (SUMMARY, ITEMS, UNREAD_OUTPUTS):  # until this run is whole, nothing here may read as its result
         (folder / stale).unlink(missing_ok=True)
     questions = [ask for s in settings for ask in _questions(s, engine)]
     known = read_answers(folder / ANSWERS)
-    remaining = [q for q in questions if q.key not in known]
+    remaining = list({q.key: q for q in questions if q.key not in known}.values())
     done = len(questions) - len(remaining)
     if on_progress:
         on_progress(done, len(questions))
@@ -93,7 +101,10 @@ def run_evaluation(
         answer = known[q.key]
         rows.append(judge(q.setting, q.posed, answer.output, answer.option_scores, answer.truncated))
     write_items(folder / ITEMS, rows)
-    summary = {"format": FORMAT, "model": model, "results": summarise(settings, rows)}
+    write_unread(folder / UNREAD_OUTPUTS, rows)
+    summary: dict[str, Any] = {"format": FORMAT, "model": model, "results": summarise(settings, rows)}
+    if suite:
+        summary["suite"] = {"name": suite} | (flan_average(summary["results"]) if suite == "flan" else {})
     write_json(folder / SUMMARY, summary)
     return summary
 
@@ -149,22 +160,57 @@ def read_answers(path: Path) -> dict[str, Answer]:
 
 
 def _questions(setting: Setting, engine: Asker) -> Iterator[Question]:
-    for posed in setting.pose(engine.fits):
+    asker = engine if setting.chat == "plain" else chat_engine(engine)
+    for posed in setting.pose(asker.fits, template_of(engine)):
         item = posed.item
-        content = [setting.key, item.id, item.prompt, item.options, item.max_new_tokens, item.stop]
+        content = [setting.asked_key, item.id, item.prompt, item.options, item.max_new_tokens, item.stop]
         yield Question(setting, posed, hashlib.blake2b(orjson.dumps(content), digest_size=12).hexdigest())
 
 
 def _ask(engine: Asker, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
     """Scored items first: they are quick, and their results appear early."""
-    scored = [q for q in questions if q.posed.item.options is not None]
-    for s in engine.score([ScoreRequest(prompt=q.posed.item.prompt, options=_options(q.posed.item)) for q in scored]):
-        question = scored[s.index]
-        best = max(range(len(s.scores)), key=lambda i: s.scores[i])
-        yield question, Answer(_options(question.posed.item)[best].strip(), s.scores, s.truncated)
-    told = [q for q in questions if q.posed.item.options is None]
-    for g in engine.generate([_request(q.posed.item) for q in told]):
-        yield told[g.index], Answer(g.text, None, g.truncated)
+    for chat in (False, True):
+        own = [q for q in questions if (q.setting.chat != "plain") == chat]
+        if own:
+            asker = chat_engine(engine) if chat else engine
+            yield from _score(asker, [q for q in own if q.posed.item.options is not None])
+            yield from _generate(asker, [q for q in own if q.posed.item.options is None])
+
+
+def _score(engine: Asker, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
+    from flantune.inference.engine import ScoreRequest  # which loads torch
+
+    alone = _unconditional(engine, [q for q in questions if q.setting.normalise == "unconditional"])
+    requests = [ScoreRequest(prompt=q.posed.item.prompt, options=_options(q.posed.item)) for q in questions]
+    for s in engine.score(requests):
+        question = questions[s.index]
+        options, scores = _options(question.posed.item), s.scores
+        if question.setting.normalise == "length":  # per byte: 1 where an option has none but blanks
+            scores = tuple(v / max(1, len(o.strip().encode())) for v, o in zip(scores, options, strict=True))
+        elif question.setting.normalise == "unconditional":
+            scores = tuple(v - u for v, u in zip(scores, alone[_closing(question), options], strict=True))
+        best = max(range(len(scores)), key=lambda i: scores[i])
+        yield question, Answer(options[best].strip(), scores, s.truncated)
+
+
+def _unconditional(
+    engine: Asker, questions: Sequence[Question]
+) -> dict[tuple[str, tuple[str, ...]], tuple[float, ...]]:
+    """Log-probabilities of the options after the query's closing words ("A:") alone, each set of options once."""
+    from flantune.inference.engine import ScoreRequest  # which loads torch
+
+    wanted = list(dict.fromkeys((_closing(q), _options(q.posed.item)) for q in questions))
+    requests = [ScoreRequest(prompt=closing, options=options) for closing, options in wanted]
+    return {wanted[s.index]: s.scores for s in (engine.score(requests) if requests else ())}
+
+
+def _closing(question: Question) -> str:
+    return question.posed.asked.rsplit("\n", 1)[-1] or "Answer:"
+
+
+def _generate(engine: Asker, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
+    for g in engine.generate([_request(q.posed.item) for q in questions]):
+        yield questions[g.index], Answer(g.text, None, g.truncated)
 
 
 def _options(item: Item) -> tuple[str, ...]:
@@ -173,6 +219,8 @@ def _options(item: Item) -> tuple[str, ...]:
 
 
 def _request(item: Item) -> GenerateRequest:
+    from flantune.inference.engine import GenerateRequest  # which loads torch
+
     return GenerateRequest(prompt=item.prompt, max_new_tokens=item.max_new_tokens, stop=item.stop)
 
 

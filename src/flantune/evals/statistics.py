@@ -39,12 +39,19 @@ def wilson(mean: float, n: float, level: float = LEVEL) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def clopper_pearson(wins: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """The exact binomial interval of a proportion."""
+    interval = stats.binomtest(wins, n).proportion_ci(confidence_level=level, method="exact")
+    return float(interval.low), float(interval.high)
+
+
 def estimate_mean(by_task: Mapping[str, Sequence[float]], *key: object, sampled_tasks: bool = False) -> Estimate:
     """The plain mean of the tasks' means, and its 95 % interval.
 
-    Tasks fixed (a benchmark's): items vary. Right-or-wrong scores: Wilson at the effective size 1 / sum(w^2 / n);
-    others: bootstrap within tasks. Tasks sampled (three or more): bootstrap over tasks, and over items within them. A
-    bootstrap of scores all alike would claim certainty; Wilson is used for those.
+    Tasks fixed (a benchmark's): items vary. Right-or-wrong scores: of one task the exact binomial interval, of several
+    Wilson's at the effective size 1 / sum(w^2 / n); others: bootstrap within tasks. Tasks sampled (three or more):
+    bootstrap over tasks, and over items within them. A bootstrap of scores all alike would claim certainty; Wilson is
+    used for those.
     """
     values = _arrays(by_task)
     mean = float(np.mean([v.mean() for v in values.values()]))
@@ -55,6 +62,9 @@ def estimate_mean(by_task: Mapping[str, Sequence[float]], *key: object, sampled_
     if sampled_tasks and len(values) >= 3 and not all_alike:
         low, high = _percentiles(bootstrap_means(values, *key, over_tasks=True))
         return Estimate(mean, low, high, "bootstrap over tasks and items")
+    if binary and len(values) == 1:
+        low, high = clopper_pearson(int(together.sum()), len(together))
+        return Estimate(mean, low, high, "exact binomial")
     if binary or all_alike:
         low, high = wilson(mean, effective)
         return Estimate(mean, low, high, "Wilson")

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from flantune.evals.benchmark import READINGS, Reading, TaskScore
 from flantune.evals.normalised import normalised_mean
 from flantune.evals.results import MISSING, Answered, Setting
 from flantune.evals.statistics import estimate_mean
 
+ENOUGH_READ = 0.9  # share of outputs with an answer below which a score comes with a warning
+UNREAD_SHOWN, SHOWN = 5, 300  # unread outputs in the summary, and characters of each from its end
 SCORE_RULE = "strict: an output without a readable answer counts 0; score_parsed leaves it out"
 
 
@@ -30,10 +34,61 @@ def summarise(settings: Sequence[Setting], rows: Sequence[Answered]) -> list[dic
             "split": s.split or s.benchmark.default_split,
             "limit": s.limit,
             "seed": s.seed,
+            "ability": s.benchmark.ability,
+            "reading": s.reading,
             **summarise_rows(by_setting[s.key]),
+            **_readings(s, by_setting[s.key]),
         }
         for s in settings
     ]
+
+
+def _readings(setting: Setting, rows: Sequence[Answered]) -> dict[str, Any]:
+    """Named averages; for generated answers also how the score moves under the other extractors, and a warning."""
+    given = [row for row in rows if row.result.reason != MISSING]
+    averages = setting.benchmark.averages
+    found: dict[str, Any] = {"averages": dict(averages(_task_scores(given))), "readings": {}, "warnings": []}
+    told = [row for row in given if row.result.option_scores is None]
+    for reading in READINGS if told else ():
+        own = [_read_again(setting, row, reading) for row in told]
+        tasks = _task_scores(own)
+        found["readings"][reading] = {
+            "score": _mean([t.score for t in tasks.values()]),
+            "extraction_rate": sum(row.result.extracted is not None for row in own) / len(own),
+            "averages": dict(averages(tasks)),
+        }
+    unread = [row for row in told if row.result.extracted is None]
+    if told and len(unread) / len(told) > 1 - ENOUGH_READ:
+        scores = {r: found["readings"][r]["score"] for r in READINGS}
+        found["warnings"].append(
+            f"no answer could be read in {len(unread):,} of {len(told):,} outputs; the score is "
+            f"{scores['default']:.3f}, read strictly {scores['strict']:.3f}, loosely {scores['loose']:.3f}. "
+            "Look at some before believing it."
+        )
+    found["unread"] = [
+        {"id": r.result.item.id, "reason": r.result.reason, "output": r.result.output[-SHOWN:]}
+        for r in unread[:UNREAD_SHOWN]
+    ]
+    cut = sum(row.result.truncated for row in given)
+    if cut:
+        found["warnings"].append(f"{cut:,} prompts were longer than the model's input and were cut.")
+    return found
+
+
+def _read_again(setting: Setting, row: Answered, reading: Reading) -> Answered:
+    if reading == setting.reading:
+        return row
+    extraction = setting.benchmark.extract(row.result.item, row.result.output, reading)
+    score = setting.benchmark.score(row.result.item, extraction)
+    return replace(row, result=replace(row.result, extracted=extraction.answer, rule=extraction.rule, score=score))
+
+
+def _task_scores(rows: Sequence[Answered]) -> dict[str, TaskScore]:
+    """Strict: an output without an answer counts 0."""
+    by_task: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        by_task[row.result.item.task].append(strict(row))
+    return {task: TaskScore(sum(own) / len(own), len(own)) for task, own in sorted(by_task.items())}
 
 
 def summarise_rows(rows: Sequence[Answered]) -> dict[str, Any]:
