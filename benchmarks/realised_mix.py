@@ -24,12 +24,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flantune.pipeline.data import Data, open_data, open_tokenizer
+from flantune.pipeline.data import Data, Readied, composer_of, lengths_of, open_data, open_tokenizer
 from flantune.pipeline.folder import RunFolder
 from flantune.recipe import Recipe, parse_recipe
-from flantune.tokens.encode import encode_prompts
+from flantune.tokens.compose import Composer
 from flantune.tokens.packing import pack_examples
-from flantune.tokens.tokenizer import Tokenizer
 
 FOLDERS = ("niv2", "niv2_early", "t0", "muffin", "cot")
 COUNTS = ("examples", "input_tokens", "target_tokens")
@@ -64,20 +63,14 @@ def one_by_one(recipe: Recipe, folder: RunFolder, data: Data, examples: int) -> 
     return again.fingerprint() == data.mixture.fingerprint() and all(again.draw(p) == in_order[p] for p in places)
 
 
-def packed_order(data: Data, tokenizer: Tokenizer, recipe: Recipe, examples: int) -> dict[str, Any]:
+def packed_order(data: Data, composer: Composer, recipe: Recipe, examples: int) -> dict[str, Any]:
     """Mixture and tokens of each example, in the order of the packed rows, and how many were dropped."""
     spec = recipe.tokens
     names = list(data.mixture.asked_mixture_shares())
     columns: dict[str, list[int]] = {"mixture": [], "input_tokens": [], "target_tokens": [], "examples": []}
     dropped = 0
     for start in range(0, examples, spec.block):
-        encoded = encode_prompts(
-            list(data.mixture.prompts(range(start, start + spec.block), data.store)),
-            tokenizer,
-            inputs_len=spec.inputs_len,
-            targets_len=spec.targets_len,
-            few_shot_margin=spec.few_shot_margin,
-        )
+        encoded = composer.encode(start, start + spec.block, **lengths_of(spec))
         mixture = {e.index: names.index(e.mixture) for e in encoded.examples}
         dropped += len(encoded.dropped)
         for row in pack_examples(encoded.examples, spec.inputs_len, spec.targets_len, spec.packing):
@@ -125,7 +118,11 @@ def main() -> int:
             data = open_data(recipe, folder)
             opened = time.perf_counter() - began
             equal &= one_by_one(recipe, folder, data, given.examples)
-            order = packed_order(data, open_tokenizer(recipe, folder, data), recipe, given.examples)
+            readied = Readied(data, open_tokenizer(recipe, folder, data))
+            composer = composer_of(recipe, folder, readied)
+            assert composer is not None
+            order = packed_order(data, composer, recipe, given.examples)
+            composer.close()
             if len(order["examples"]) < WINDOW:
                 sys.exit(f"--examples {given.examples}: {len(order['examples'])} were packed, less than one window")
             mixtures = worst(order, count, data.mixture.asked_mixture_shares())

@@ -159,7 +159,7 @@ def test_a_prompt_asked_for_by_its_row_is_the_one_the_stream_would_make_of_that_
     for draw in mixture.draws(0, 60):
         leaf = next(leaf for leaf in mixture.leaves if (leaf.path, leaf.task) == (draw.part, draw.task))
         alone, there = (
-            mixture.prompt_for(leaf, draw.format, draw.row, draw.key, store),
+            mixture.prompt_of(mixture.draw_for(leaf, draw.format, draw.row, draw.key), store),
             mixture.prompt(draw.index, store),
         )
         assert alone.index == -1 and alone.segments == there.segments and alone.exemplars == there.exemplars

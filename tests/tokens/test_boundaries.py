@@ -112,7 +112,10 @@ def test_units_have_the_ids_of_the_whole(tokenizer: Tokenizer, pieces: list[str]
     text = "".join(pieces)
     rule = boundaries_of(tokenizer)
     assert rule is not None
-    if rule.doubts is not None and rule.doubts.tightness(text) <= rule.doubts.rounding(np.array([len(text) + 1]))[0]:
+    if (
+        rule.doubts is not None
+        and rule.doubts.tightness([text])[0] <= rule.doubts.rounding(np.array([len(text) + 1]))[0]
+    ):
         return  # said to be doubtful
     assert ids_of_units(rule, text) == tokenizer.encode(text).tolist()
 
@@ -165,18 +168,32 @@ def test_a_model_that_the_wrapper_reads_otherwise_is_left_to_the_wrapper(tmp_pat
 
 
 def test_near_ties_by_trying_every_way(sp: Tokenizer) -> None:
-    """The margin against all ways to read a word, scored one by one."""
+    """The tightness against all ways to read a word, scored one by one."""
     rule = boundaries_of(sp)
     assert rule is not None and rule.doubts is not None
-    doubts = rule.doubts
-    for word in ["aaa", "aaaa", "nine", "left", "carcinogen", "qqq", "☃☃", "3.5%"]:
-        text = sp.sentencepiece.normalize(word)
-        scores = sorted(all_scores(doubts._edges, text, 0), reverse=True)
-        expected = scores[0] - scores[1] if len(scores) > 1 else float("inf")
-        assert doubts.margin(word) == pytest.approx(expected, abs=1e-9), word
+    pieces = {sp.sentencepiece.id_to_piece(k): sp.sentencepiece.get_score(k) for k in range(3, len(sp.sentencepiece))}
+    words = ["aaa", "aaaa", "nine", "left", "carcinogen", "qqq", "☃☃", "3.5%", "naïve", "北京"]
+    found = rule.doubts.of_words(words)
+    for word, tightness in zip(words, found, strict=True):
+        ways = sorted(all_ways(pieces, sp.sentencepiece.normalize(word)), reverse=True)
+        (best, taken), others = ways[0], ways[1:]
+        expected = min(((best - score) / max(1, (taken + count) / 2) for score, count in others), default=np.inf)
+        assert tightness == pytest.approx(expected, abs=1e-9), word
+    longer = "aaa" * 40
+    assert rule.doubts.of_words([longer])[0] <= rule.doubts.of_words(["aaa"])[0]
+    assert rule.doubts.tightness(["aaa nine", "", "left"]).tolist() == pytest.approx(
+        [min(found[0], found[2]), np.inf, found[3]]
+    )
 
 
-def all_scores(edges: Callable[[str, int], list[tuple[int, float]]], text: str, start: int) -> list[float]:
-    if start == len(text):
-        return [0.0]
-    return [score + rest for end, score in edges(text, start) for rest in all_scores(edges, text, end)]
+def all_ways(pieces: dict[str, float], text: str) -> list[tuple[float, int]]:
+    """(score, number of pieces) of every way to read a text."""
+    if not text:
+        return [(0.0, 0)]
+    unknown = min(pieces.values()) - 10
+    ways = []
+    for end in range(1, len(text) + 1):
+        score = pieces.get(text[:end], unknown if end == 1 else None)
+        if score is not None:
+            ways += [(score + rest, count + 1) for rest, count in all_ways(pieces, text[end:])]
+    return ways

@@ -58,14 +58,18 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def sampler_of(recipe: Recipe) -> Sampler:
-    from flantune.pipeline.data import make_mixture, open_tokenizer
+    from flantune.pipeline.data import Readied, composer_of, encoded_draws, make_mixture, open_tokenizer
     from flantune.tasks import split_held_out
 
     data = open_data(recipe, RunFolder(recipe.folder))
     drawn = make_mixture(recipe, data.store, split_held_out(data.store.tasks, recipe.held_out), "draws")
     tokenizer = open_tokenizer(recipe, RunFolder(recipe.folder), data)
     order = RowOrder({task: text_lengths(data.store, task, "targets") for task in drawn.sizes}, recipe.seed)
-    return Sampler(drawn, order, data.store, tokenizer, recipe.tokens, made_from="here")
+    readied = Readied(replace(data, mixture=drawn), tokenizer)
+    composer = composer_of(recipe, RunFolder(recipe.folder), readied)
+    assert composer is not None
+    encode = encoded_draws(recipe, readied, composer)
+    return Sampler(drawn, order, encode, tokenizer, recipe.tokens, made_from="here")
 
 
 def test_a_store_knows_its_rows_lengths_without_their_words(recipe: Recipe) -> None:
@@ -91,7 +95,8 @@ def test_yields_are_what_encoding_the_sampled_prompts_one_by_one_comes_to(recipe
             sums = [0, 0, 0]
             for n in range(min(y.draws, 64)):
                 row = sampler.order.row(leaf.task, n, y.draws)
-                prompt = sampler.mixture.prompt_for(leaf, format, row, mix(key + n), sampler.store)
+                draw = sampler.mixture.draw_for(leaf, format, row, mix(key + n))
+                prompt = sampler.mixture.prompt_of(draw, open_data(recipe, RunFolder(recipe.folder)).store)
                 for e in encode_prompts(
                     [prompt], sampler.tokenizer, inputs_len=90, targets_len=64, few_shot_margin=spec.few_shot_margin
                 ).examples:

@@ -150,10 +150,13 @@ class Mixture:
         for index in indices:
             yield self.prompt(index, store)
 
-    def prompt_for(self, leaf: Leaf, format: Format, row: int, key: int, store: Store) -> Prompt:
-        """A row of a leaf's task in a format, as a prompt that stands nowhere in the stream: its index is -1. `key`, 64
-        bits, names its other choices."""
-        return self._prompt(self._draw_of(leaf, format, row, key, index=-1, occurrence=-1), store)
+    def draw_for(self, leaf: Leaf, format: Format, row: int, key: int, index: int = -1) -> Draw:
+        """A row of a leaf's task in a format, as a draw that stands nowhere in the stream. `key`, 64 bits, names its
+        other choices."""
+        return self._draw_of(leaf, format, row, key, index=index, occurrence=-1)
+
+    def prompt_of(self, draw: Draw, store: Store) -> Prompt:
+        return self._prompt(draw, store)
 
     def asked_shares(self) -> dict[str, float]:
         """Share by task of what the recipe's weights count (draws, packed examples or tokens); sums to 1."""

@@ -17,12 +17,9 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from flantune.tokens.near_ties import NearTies
 from flantune.tokens.tokenizer import SPACE_BEFORE, Tokenizer
 from flantune.types import Tokens
 
@@ -140,68 +137,3 @@ def _of_sentencepiece(processor: Any) -> Boundaries | None:
     doubts = NearTies(model, processor.normalize) if trainer.model_type == trainer.UNIGRAM else None
     return Boundaries(_ANY if breaks_are_blanks else _BLANK, "", encode, doubts)
 
-
-class NearTies:
-    """Words that a Unigram model reads in two ways of nearly the same score.
-
-    The model takes the best path through a text, its score summed from the text's beginning in single precision.
-    Between ways that differ by less than the sum's rounding, what stands before the word decides. Such words are found
-    by the best path and the best one that leaves it somewhere, in double precision.
-    """
-
-    UNKNOWN = 10.0  # below the least score: the library's penalty for a character without a piece
-    LARGEST = 0.01  # tightness worth noting down; sums that round more coarsely are doubtful as a whole
-
-    def __init__(self, model: Any, normalize: Callable[[str], str]) -> None:
-        self._scores = {p.piece: p.score for p in model.pieces if p.type in (p.NORMAL, p.USER_DEFINED)}
-        self._unknown = min(self._scores.values()) - self.UNKNOWN
-        self._longest = max(map(len, self._scores))
-        self._normalize = normalize
-        self._known: dict[str, float] = {}
-
-    def tightness(self, text: str) -> float:
-        """The least margin between two ways to read a word of the text, over the additions a word may take, nats."""
-        known = self._known
-        least = inf
-        for word in text.split():
-            found = known.get(word)
-            if found is None:
-                found = known[word] = self.margin(word) / (len(word) + 1)
-            least = min(least, found)
-        return least
-
-    def rounding(self, num_tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """How coarse the score of a text of so many tokens can be: two ways to read a word differ by an addition's
-        rounding for each of its characters at most."""
-        return np.spacing((num_tokens * -self._unknown).astype(np.float32))
-
-    def margin(self, word: str) -> float:
-        """Score of the best way to read the word less that of the second best; infinite where there is but one."""
-        text = self._normalize(word)
-        edges = [self._edges(text, start) for start in range(len(text))]
-        best = [0.0] + [-inf] * len(text)  # of the ways to each place
-        for start, ways in enumerate(edges):
-            for end, score in ways:
-                best[end] = max(best[end], best[start] + score)
-        rest = [-inf] * len(text) + [0.0]  # of the ways on from each place
-        taken = [0] * len(text)
-        for start in range(len(text) - 1, -1, -1):
-            rest[start], taken[start] = max((score + rest[end], end) for end, score in edges[start])
-        second, on_path = -inf, 0
-        for start, ways in enumerate(edges):
-            chosen = taken[start] if start == on_path else 0
-            for end, score in ways:
-                if end != chosen:
-                    second = max(second, best[start] + score + rest[end])
-            on_path = chosen or on_path
-        return best[-1] - second
-
-    def _edges(self, text: str, start: int) -> list[tuple[int, float]]:
-        """(end, score) of the pieces that begin there; a single character always, known or not."""
-        scores = self._scores
-        found = [(start + 1, scores.get(text[start], self._unknown))]
-        for end in range(start + 2, min(start + self._longest, len(text)) + 1):
-            score = scores.get(text[start:end])
-            if score is not None:
-                found.append((end, score))
-        return found

@@ -9,7 +9,9 @@ are rarer (chat, stored demonstrations, random delimiters) are rendered and toke
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -19,7 +21,7 @@ from flantune.formats.few_shot import kept_exemplars
 from flantune.mixtures import Draw, Mixture
 from flantune.tasks import ExampleStore
 from flantune.tokens.encode import NO_EXEMPLAR_FITS, EncodedBatch, encode_prompts, format_name
-from flantune.tokens.gather import Counts, gather
+from flantune.tokens.gather import Counts, gather, score_until
 from flantune.tokens.token_store import Part, TokenStore
 from flantune.tokens.tokenizer import Tokenizer
 from flantune.tokens.worded import Worded, Worder, composes
@@ -43,6 +45,10 @@ class Composer:
         self._unchecked = CHECKED
         self._drawn: tuple[range, list[Draw]] = range(0), []
 
+    def close(self) -> None:
+        """Save and close the token store."""
+        self._tokens.close()
+
     def prepare(self, start: int, stop: int) -> None:
         """Tokenise what examples start <= i < stop need and the store lacks. Many at once cost least."""
         self._drawn = range(start, stop), list(self._mixture.draws(start, stop))
@@ -60,48 +66,64 @@ class Composer:
         return draws[start - known.start : stop - known.start]
 
     def _fill(self, draws: Iterable[Draw]) -> int:
-        wanted: dict[str, list[int]] = {}
-        for draw in draws:
-            if composes(draw.format):
-                rows = wanted.setdefault(draw.task, [])
-                rows.append(draw.row)
-                rows += [row for row, _ in draw.exemplars]
-        return self._tokens.fill(wanted)
+        return self._tokens.fill(_rows_of(draws))
 
     def encode(self, start: int, stop: int, *, inputs_len: int, targets_len: int, few_shot_margin: int) -> EncodedBatch:
         """Examples start <= i < stop of the stream, trimmed, pruned and ended with EOS."""
-        draws = self._draws(start, stop)
+        with _no_garbage_collection():
+            draws = self._draws(start, stop)
+        return self.encode_draws(draws, inputs_len=inputs_len, targets_len=targets_len, few_shot_margin=few_shot_margin)
+
+    def encode_draws(
+        self, draws: Sequence[Draw], *, inputs_len: int, targets_len: int, few_shot_margin: int
+    ) -> EncodedBatch:
+        """The same of any draws, whose indices are different and ascend."""
+        lengths = {"inputs_len": inputs_len, "targets_len": targets_len, "few_shot_margin": few_shot_margin}
+        with _no_garbage_collection():
+            batch = self._composed(draws, **lengths)
+        if self._unchecked > 0 and draws:
+            self._check(batch, draws[: self._unchecked], lengths)
+        self._tokens.give_back()
+        return batch
+
+    def _composed(self, draws: Sequence[Draw], inputs_len: int, targets_len: int, few_shot_margin: int) -> EncodedBatch:
+        self._tokens.look_up(_rows_of(draws))
         composed: list[Worded] = []
-        rendered: list[int] = []
+        rendered: set[int] = set()
         for draw in draws:
             try:
                 made = self._worder.word(draw) if composes(draw.format) else None
             except TemplateError:
                 made = None  # rendering says what is wrong with the row
             if made is None:
-                rendered.append(draw.index)
+                rendered.add(draw.index)
             else:
                 composed.append(made)
-        lengths = {"inputs_len": inputs_len, "targets_len": targets_len, "few_shot_margin": few_shot_margin}
-        doubtful = self._prune([c for c in composed if c.exemplars], inputs_len - few_shot_margin)
+        budget = inputs_len - few_shot_margin
+        doubtful = self._prune([c for c in composed if c.exemplars and not _surely_fits(c, budget)], budget)
         composed = [c for c in composed if c.draw.index not in doubtful]
         dropped = [(c.draw.index, NO_EXEMPLAR_FITS) for c in composed if c.exemplars and not c.kept]
         kept = [c for c in composed if c.kept or not c.exemplars]
         batch, more_doubtful = self._encoded(kept, inputs_len, targets_len, dropped)
-        if rendered := sorted({*rendered, *doubtful, *more_doubtful}):
-            batch = _joined(batch, encode_prompts(list(self._prompts(rendered)), self._tokenizer, **lengths))
-        if self._unchecked > 0 and start < stop:
-            self._check(batch, start, min(stop, start + self._unchecked), lengths)
-        self._tokens.give_back()
+        if rendered := rendered | doubtful | more_doubtful:
+            by_text = encode_prompts(
+                self._prompts(draw for draw in draws if draw.index in rendered),
+                self._tokenizer,
+                inputs_len=inputs_len,
+                targets_len=targets_len,
+                few_shot_margin=few_shot_margin,
+            )
+            batch = _joined(batch, by_text)
         return batch
 
-    def _prompts(self, indices: Iterable[int]) -> Iterator[Prompt]:
-        return self._mixture.prompts(indices, self._store)
+    def _prompts(self, draws: Iterable[Draw]) -> list[Prompt]:
+        return [self._mixture.prompt_of(draw, self._store) for draw in draws]
 
-    def _check(self, batch: EncodedBatch, start: int, stop: int, lengths: dict[str, int]) -> None:
+    def _check(self, batch: EncodedBatch, draws: Sequence[Draw], lengths: dict[str, int]) -> None:
         """Raises StateError where a composed example is not what its rendered text gives."""
-        expected = encode_prompts(list(self._prompts(range(start, stop))), self._tokenizer, **lengths)
-        got = {e.index: e for e in batch.examples if e.index < stop}
+        expected = encode_prompts(self._prompts(draws), self._tokenizer, **lengths)
+        last = draws[-1].index
+        got = {e.index: e for e in batch.examples if e.index <= last}
         for example in expected.examples:
             own = got.get(example.index)
             if own is None or not same_example(own, example):
@@ -110,27 +132,34 @@ class Composer:
                     "ids composed from tokens are not those of the rendered text. Set tokens.reuse to false and "
                     "please report it with the tokenizer's name."
                 )
-        if dict(expected.dropped) != {i: why for i, why in batch.dropped if i < stop}:
-            raise StateError(f"stream from {start}: composing dropped other examples than rendering does.")
-        self._unchecked -= stop - start
+        if dict(expected.dropped) != {i: why for i, why in batch.dropped if i <= last}:
+            raise StateError(f"stream from {draws[0].index}: composing dropped other examples than rendering does.")
+        self._unchecked -= len(draws)
 
     def _spans(self, texts: Iterable[tuple[list[Part], bool]]) -> _Spans:
         """Each text's spans; True strips blanks from its end, as `Prompt.inputs` does."""
         spans = _Spans()
-        boundary, prefix, units = self._tokens.boundaries.at, self._tokens.boundaries.prefix, self._tokens.units
+        boundary, prefix, units = self._tokens.boundaries.cut.match, self._tokens.boundaries.prefix, self._tokens.units
         places, counts = spans.places, spans.counts
         for parts, strip in texts:
             open_unit = prefix
             empty = True
             for head, place, count, tail, first in parts:
-                if first and open_unit and boundary(open_unit[-1], first):
+                if first and open_unit and boundary(open_unit[-1] + first):
                     spans.close(open_unit, units)
                     open_unit = ""
                     empty = False
                 if tail is None:
                     open_unit += head
                     continue
-                spans.close(open_unit + head, units)
+                # `close`, written out: most of all units end here
+                unit = open_unit + head
+                known = units.get(unit)
+                if known is None:
+                    spans.close(unit, units)
+                else:
+                    places.append(known[0])
+                    counts.append(known[1])
                 if count:
                     places.append(place)
                     counts.append(count)
@@ -152,7 +181,7 @@ class Composer:
         long = [unit for unit in fresh if len(unit) > LONGEST_UNIT]
         store.add_units(short)
         rows = store.boundaries.encode(long) if long else []
-        more = np.concatenate(rows) if rows else np.empty(0, dtype=np.int32)
+        more = np.concatenate([np.empty(0, dtype=np.int32), *rows])
         found = {}
         end = len(store.ids)
         for unit, row in zip(long, rows, strict=True):
@@ -177,9 +206,9 @@ class Composer:
             for asked, answered, _ in one.exemplars:
                 texts += [(asked, False), (answered, False)]
         spans = self._spans(texts)
-        _, places, counts = self._resolved(spans)
+        more, places, counts = self._resolved(spans)
         num_tokens = np.diff(np.concatenate([[0], np.cumsum(counts)])[np.array([0, *spans.ends], dtype=np.int64)])
-        doubts = self._doubtful_texts(spans, places, num_tokens)
+        doubts = self._doubtful_texts(spans, more, places, counts, num_tokens)
         sizes = iter(num_tokens.tolist())
         found: set[int] = set()
         text = 0
@@ -192,17 +221,27 @@ class Composer:
             text = own.stop
         return found
 
-    def _doubtful_texts(self, spans: _Spans, places: Counts, num_tokens: Counts) -> set[int]:
+    def _doubtful_texts(
+        self, spans: _Spans, more: Tokens, places: Counts, counts: Counts, num_tokens: Counts
+    ) -> set[int]:
         """Numbers of the texts that hold a span which may have other ids there."""
         doubts = self._tokens.boundaries.doubts
         if doubts is None:
             return set()
+        ends = np.array(spans.ends, dtype=np.int64)
         tightness = self._tokens.tightness(places)
         tightness[places >= len(self._tokens.ids)] = 0  # long units, of which nothing is noted
-        text = np.searchsorted(np.array(spans.ends), np.arange(len(places)), side="right")
-        rounding = doubts.rounding(num_tokens)
-        found = text[tightness <= rounding[text]]
-        return {*found.tolist(), *np.flatnonzero(rounding > doubts.LARGEST).tolist()}
+        tight = np.flatnonzero(tightness < doubts.LARGEST)
+        text = np.searchsorted(ends, tight, side="right")
+        # The sum goes from the text's beginning, so a span is only as coarse as the score up to its end: first by how
+        # many tokens that is, then, for the few that are left, by their scores.
+        begins = np.concatenate([[0], np.cumsum(num_tokens)])[:-1]
+        near = tightness[tight] <= doubts.rounding(np.cumsum(counts)[tight] - begins[text])
+        tight, text = tight[near], text[near]
+        first = np.concatenate([[0], ends])[text]
+        sums = score_until(self._tokens.ids, more, places, counts, first, tight, doubts.score_of_id)
+        found = text[tightness[tight] <= doubts.rounding_of(sums)]
+        return {*found.tolist(), *np.flatnonzero(doubts.rounding(num_tokens) > doubts.LARGEST).tolist()}
 
     def _encoded(
         self, composed: Sequence[Worded], inputs_len: int, targets_len: int, dropped: list[tuple[int, str]]
@@ -221,7 +260,7 @@ class Composer:
         names = self._format_names
         examples = []
         formats = []
-        doubts = {composed[text // 2].draw.index for text in self._doubtful_texts(spans, places, totals)}
+        doubts = {composed[text // 2].draw.index for text in self._doubtful_texts(spans, more, places, counts, totals)}
         for k, one in enumerate(composed):
             draw = one.draw
             if draw.index in doubts:
@@ -243,6 +282,41 @@ class Composer:
                 names[draw.format] = format_name(draw.format)
             formats.append(names[draw.format])
         return EncodedBatch(examples=tuple(examples), dropped=tuple(dropped), formats=tuple(formats)), doubts
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Millions of small tuples are made and dropped, none in a cycle: looking for cycles takes a third of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _surely_fits(one: Worded, budget: int) -> bool:
+    """Whether all exemplars fit, said without looking up the texts' ends: no ASCII character is more than a token."""
+    most = 0
+    for parts in (one.instruction, one.query, *(half for e in one.exemplars for half in e[:2])):
+        most += 2
+        for head, _, count, tail, _ in parts:
+            if not (head.isascii() and (tail is None or tail.isascii())):
+                return False
+            most += count + len(head) + (len(tail) if tail is not None else 0) + 2
+    return most <= budget
+
+
+def _rows_of(draws: Iterable[Draw]) -> dict[str, list[int]]:
+    """Rows whose texts the draws need, by task."""
+    wanted: dict[str, list[int]] = {}
+    for draw in draws:
+        if composes(draw.format):
+            rows = wanted.setdefault(draw.task, [])
+            rows.append(draw.row)
+            rows += [row for row, _ in draw.exemplars]
+    return wanted
 
 
 @dataclass(slots=True)

@@ -43,10 +43,12 @@ from flantune.tokens.growing import (
     map_file,
     read_lines,
 )
-from flantune.types import Example, Tokens
+from flantune.tokens.near_ties import NearTies
+from flantune.tokens.units import KnownUnits
+from flantune.types import Example
 from flantune.whole import write_json
 
-VERSION = 1
+VERSION = 2
 STATE = "state.json"
 FILL_ROWS = 4096  # rows read and tokenised at once
 GIVE_BACK_EVERY = 4096  # rows looked up or added before the pages of the files are given back
@@ -62,6 +64,7 @@ DOUBT = np.dtype([("place", "<i8"), ("tightness", "<f4")])
 # may lie before it)
 Part = tuple[str, int, int, str | None, str]
 Texts = list[tuple[Part, int]]  # a row's texts, each with the number of the option it equals, -1 for none
+Row = tuple[RowShape, Texts, int]  # and a hash of the fields
 
 
 class TokenStore:
@@ -76,6 +79,7 @@ class TokenStore:
         """Open or begin. `folder` None keeps all in memory. `fingerprint` is the tokenizer's."""
         self.boundaries = boundaries
         self.texts_tokenised = 0  # texts of the source this object gave to the tokenizer; units and wording not counted
+        self._known = KnownUnits(boundaries)
         self._store = store
         stamp = f"{VERSION}:{store.fingerprint}:{fingerprint}".encode()
         self._stamp = hashlib.blake2b(stamp, digest_size=8).hexdigest()
@@ -98,6 +102,8 @@ class TokenStore:
         self.units: dict[str, tuple[int, int]] = {}  # place and count of each unit's ids
         self._new_units: list[tuple[str, int, int]] = []
         self._literals: dict[str, Part] = {}
+        self._openings: list[str] = []  # of the strings in `_ends`
+        self._at_hand: dict[int, Row] = {}
         self._rows = self._open_rows()
         self._load()
 
@@ -107,40 +113,57 @@ class TokenStore:
     def ids(self) -> npt.NDArray[np.int32]:
         return self._ids.values
 
-    def shape(self, task: str, row: int) -> RowShape:
-        self._used(1)
-        at = self._starts[task] + row
-        number = int(self._rows[at]["shape"])
-        if self._rows[at]["text"] == 0:
+    def look_up(self, wanted: Mapping[str, Iterable[int]]) -> None:
+        """Have these rows at hand, tokenised, and no others: many at once cost a third of one by one."""
+        self.fill(wanted)
+        empty = [np.empty(0, dtype=np.int64)]
+        numbers = np.unique(
+            np.concatenate(empty + [self._starts[t] + np.fromiter(rows, dtype=np.int64) for t, rows in wanted.items()])
+        )
+        self._at_hand = dict(zip(numbers.tolist(), self._read_rows(numbers), strict=True))
+
+    def _row(self, task: str, row: int) -> Row:
+        number = self._starts[task] + row
+        found = self._at_hand.get(number)
+        if found is None:
             self.fill({task: [row]})
-            number = int(self._rows[at]["shape"])
-        return self._shapes[number]
+            self._used(1)
+            (found,) = self._read_rows(np.array([number]))
+            self._at_hand[number] = found
+        return found
+
+    def _read_rows(self, numbers: npt.NDArray[np.int64]) -> list[Row]:
+        records = self._rows[numbers]
+        shapes = [self._shapes[k] for k in records["shape"].tolist()]
+        firsts = records["text"].astype(np.int64) - 1
+        counts = np.array([_num_texts(shape) for shape in shapes], dtype=np.int64)
+        ends = np.cumsum(counts)
+        places = np.repeat(firsts - (ends - counts), counts) + np.arange(int(counts.sum()))
+        strings, openings = self._ends.strings, self._openings
+        for text in strings[len(openings) :]:
+            openings.append(_opening(text))
+        texts: Texts = [
+            ((strings[head], off, n, None if tail < 0 else strings[tail], openings[head]), option)
+            for off, n, head, tail, option in self._texts.values[places].tolist()
+        ]
+        hashes = records["hash"].tolist()
+        return [
+            (shape, texts[end - count : end], own)
+            for shape, end, count, own in zip(shapes, ends.tolist(), counts.tolist(), hashes, strict=True)
+        ]
+
+    def shape(self, task: str, row: int) -> RowShape:
+        return self._row(task, row)[0]
 
     def same_fields(self, task: str, row: int, other: int) -> bool:
-        start = self._starts[task]
-        a, b = self._rows[start + row], self._rows[start + other]
-        if a["text"] == 0 or b["text"] == 0:
-            self.fill({task: [row, other]})
-            a, b = self._rows[start + row], self._rows[start + other]
-        if a["hash"] != b["hash"]:
+        if self._row(task, row)[2] != self._row(task, other)[2]:
             return False
         return dict(self._store.example(task, row).fields) == dict(self._store.example(task, other).fields)
 
     def parts(self, task: str, row: int) -> tuple[RowShape, Texts]:
         """The row's shape and its texts: fields in the shape's order, targets, rationale, options."""
-        self._used(1)
-        record = self._rows[self._starts[task] + row]
-        if record["text"] == 0:
-            self.fill({task: [row]})
-            record = self._rows[self._starts[task] + row]
-        shape = self._shapes[record["shape"]]
-        first = int(record["text"]) - 1
-        ends = self._ends.strings
-        found = []
-        for off, n, head, tail, option in self._texts.values[first : first + _num_texts(shape)].tolist():
-            start = ends[head]
-            found.append(((start, off, n, None if tail < 0 else ends[tail], _opening(start)), option))
-        return shape, found
+        shape, texts, _ = self._row(task, row)
+        return shape, texts
 
     def tightness(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """`NearTies.tightness` of the spans at `places`, infinite where it is not small."""
@@ -178,9 +201,9 @@ class TokenStore:
 
     def add_units(self, units: Sequence[str]) -> None:
         """Tokenise units that are not yet there."""
-        for text, place, ids in zip(units, *self._append(units), strict=True):
-            self.units[text] = (place, len(ids))
-            self._new_units.append((text, place, len(ids)))
+        for text, place, count in zip(units, *self._append(units), strict=True):
+            self.units[text] = (place, count)
+            self._new_units.append((text, place, count))
 
     def save(self) -> None:
         """Make everything added so far survive a kill."""
@@ -264,23 +287,24 @@ class TokenStore:
             if cut is None:
                 parts.append((text, 0, 0, None, _opening(text)))
                 continue
-            place, ids = next(places) if cut[0] < cut[1] else (0, ())
+            place, count = next(places) if cut[0] < cut[1] else (0, 0)
             head = text[: cut[0]]
-            parts.append((head, place, len(ids), text[cut[1] :], _opening(head)))
+            parts.append((head, place, count, text[cut[1] :], _opening(head)))
         return parts
 
-    def _append(self, texts: Sequence[str]) -> tuple[list[int], list[Tokens]]:
-        """Place in `ids` and ids of each text."""
+    def _append(self, texts: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Place in `ids` and number of ids of each text."""
         if not texts:
             return [], []
-        rows = self.boundaries.encode(texts)
-        lengths = [len(row) for row in rows]
-        places = (len(self._ids) + np.cumsum([0, *lengths[:-1]])).tolist()
-        self._ids.append(np.concatenate(rows))
-        if (doubts := self.boundaries.doubts) is not None:
-            tight = [(place, doubts.tightness(text)) for text, place in zip(texts, places, strict=True)]
-            self._doubts.append(np.array([t for t in tight if t[1] < doubts.LARGEST], dtype=DOUBT))
-        return places, rows
+        ids, counts, tightness = self._known.encode(texts)
+        places = len(self._ids) + np.cumsum(counts) - counts
+        self._ids.append(ids)
+        if tightness is not None:
+            tight = np.flatnonzero(tightness < NearTies.LARGEST)
+            doubts = np.empty(len(tight), dtype=DOUBT)
+            doubts["place"], doubts["tightness"] = places[tight], tightness[tight]
+            self._doubts.append(doubts)
+        return places.tolist(), counts.tolist()
 
     def _shape_number(self, shape: RowShape) -> int:
         number = self._shape_numbers.get(shape)

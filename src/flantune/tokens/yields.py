@@ -8,21 +8,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from flantune.errors import StateError
-from flantune.mixtures import Mixture
+from flantune.mixtures import Draw, Mixture
 from flantune.mixtures.counted import SAMPLE, Pair, Yield, sample_sizes
 from flantune.mixtures.row_order import RowOrder
 from flantune.mixtures.sequence import mix, name_key
 from flantune.recipe import TokensSpec
-from flantune.tokens.encode import encode_prompts
+from flantune.tokens.encode import EncodedBatch
 from flantune.tokens.tokenizer import Tokenizer
-from flantune.types import Prompt
 from flantune.whole import write_json
 
 VERSION = 1  # of the sample: raised when equal data would give other counts
-_BATCH = 512  # prompts encoded together
+_BATCH = 4096  # draws encoded together
 _KEPT_EVERY = 8192  # sampled draws after which the counts are written: a kill loses no more
 
 OnProgress = Callable[[int, int], None]  # draws sampled, of
@@ -34,7 +32,7 @@ class Sampler:
 
     mixture: Mixture
     order: RowOrder
-    store: Any  # mixtures.mixture.Store
+    encode: Callable[[Sequence[Draw]], EncodedBatch]
     tokenizer: Tokenizer
     spec: TokensSpec
     made_from: str
@@ -63,31 +61,21 @@ class Sampler:
 
     def _sample(self, pair: Pair, draws: int) -> Yield:
         examples = inputs = targets = 0
-        prompts = self._prompts(pair, draws)
-        while batch := list(islice(prompts, _BATCH)):
-            for example in self._encoded(batch):
+        sampled = self._draws(pair, draws)
+        while some := list(islice(sampled, _BATCH)):
+            for example in self.encode(some).examples:
                 examples += 1
                 inputs += len(example.inputs)
                 targets += len(example.targets)
         return Yield(draws, examples, inputs, targets)
 
-    def _encoded(self, prompts: Sequence[Prompt]) -> Iterator[Any]:
-        batch = encode_prompts(
-            prompts,
-            self.tokenizer,
-            inputs_len=self.spec.inputs_len,
-            targets_len=self.spec.targets_len,
-            few_shot_margin=self.spec.few_shot_margin,
-        )
-        return iter(batch.examples)
-
-    def _prompts(self, pair: Pair, draws: int) -> Iterator[Prompt]:
+    def _draws(self, pair: Pair, draws: int) -> Iterator[Draw]:
         task, format = pair
         leaf = next(leaf for leaf in self.mixture.leaves if leaf.task == task)
         key = name_key("sample", self.mixture.seed, task, json.dumps(asdict(format)))
         for number in range(draws):
             row = self.order.row(task, number, draws)
-            yield self.mixture.prompt_for(leaf, format, row, mix(key + number), self.store)
+            yield self.mixture.draw_for(leaf, format, row, mix(key + number), number)
 
     def _name(self, pair: Pair, draws: int) -> str:
         task, format = pair
@@ -96,7 +84,7 @@ class Sampler:
 
     def _stamp(self) -> str:
         spec = self.spec
-        lengths = (spec.inputs_len, spec.targets_len, spec.few_shot_margin)
+        lengths = (*spec.example_lens, spec.few_shot_margin)
         parts = [VERSION, self.made_from, self.tokenizer.fingerprint, self.mixture.seed, lengths]
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
