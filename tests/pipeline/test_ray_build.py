@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,12 +155,18 @@ def test_without_ray_the_error_says_what_to_install(
         build(recipe, run, workers=Workers(ray="auto"))
 
 
-@pytest.mark.slow
-def test_a_cluster_that_is_not_there_is_an_error_of_ours(begun: tuple[Recipe, RunFolder]) -> None:
-    recipe, run = begun
+def test_a_cluster_that_is_not_there_is_an_error_of_ours(
+    begun: tuple[Recipe, RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from flantune.pipeline.ray_build import open_crew
 
-    if ray.is_initialized():
-        pytest.skip("connected already")
-    with pytest.raises(StateError, match=r"127\.0\.0\.1:1"):
-        open_crew("127.0.0.1:1", job_of(recipe, run)[0])
+    job, _ = job_of(*begun)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "somewhere"):
+        with pytest.raises(StateError, match=f"{address}: no cluster could be reached.*HOST:PORT"):
+            open_crew(address, job)
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    with pytest.raises(StateError, match=f"127.0.0.1:{port}"):
+        open_crew("auto", job)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -52,19 +53,30 @@ def _import_ray() -> Any:
 
 def _connect(ray: Any, address: str) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    named = os.environ.get("RAY_ADDRESS", "auto") if address == "auto" else address
     try:
+        if named not in ("auto", "local"):
+            _knock(named)
         if address == "auto":  # RAY_ADDRESS, a cluster that runs here, or a new one
             ray.init(**options)
         elif address == "local":
             ray.init(address="local", include_dashboard=False, **options)
         else:
             ray.init(address=address, **options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as e:
+    except (RuntimeError, ValueError, OSError) as e:
         first_line = str(e).strip().split("\n")[0][:200]
         raise StateError(
-            f"--ray-address {address}: no cluster could be reached: {type(e).__name__}: {first_line} Give the "
+            f"--ray-address {named}: no cluster could be reached: {type(e).__name__}: {first_line} Give the "
             "HOST:PORT that 'ray start --head' printed, or 'local'."
         ) from e
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens: Ray itself would try for minutes and then end the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise OSError(f"'{address}' is no HOST:PORT.")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 class RayCrew:
