@@ -124,7 +124,7 @@ def measure(
     rule = boundaries_of(tokenizer)
     if rule is None:
         raise SystemExit("no rule for this tokenizer")
-    wrapper = Tokenizer(tokenizer.hf, tokenizer.eos_id, tokenizer.pad_id, tokenizer.sentinel_ids)
+    wrapper = tokenizer.as_loaded
     with TokenStore(store, rule, folder / "check", tokenizer.fingerprint) as tokens:
         composer = Composer(mixture, store, tokenizer, tokens)
         unequal = count_unequal(composer, mixture, store, wrapper, args.check)
@@ -141,9 +141,8 @@ def measure(
         "ratio": round(peer / warm, 2),
     }
     if tokenizer.sentencepiece is not None:
-        library, library_tokens = timed(lambda: render(mixture, store, tokenizer, args.warm))
+        library, _ = timed(lambda: render(mixture, store, tokenizer, args.warm))
         result["ratio_to_the_library"] = round(library / warm, 2)
-        result["equal"] = result["equal"] and library_tokens == peer_tokens
 
     with TokenStore(store, rule, folder / "cold", tokenizer.fingerprint) as tokens:
         cold, cold_tokens = timed(lambda: compose(Composer(mixture, store, tokenizer, tokens), args.cold))

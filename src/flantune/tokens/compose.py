@@ -108,7 +108,7 @@ class Composer:
         if rendered := rendered | doubtful | more_doubtful:
             by_text = encode_prompts(
                 self._prompts(draw for draw in draws if draw.index in rendered),
-                self._tokenizer,
+                self._tokenizer.as_loaded,
                 inputs_len=inputs_len,
                 targets_len=targets_len,
                 few_shot_margin=few_shot_margin,
@@ -121,7 +121,7 @@ class Composer:
 
     def _check(self, batch: EncodedBatch, draws: Sequence[Draw], lengths: dict[str, int]) -> None:
         """Raises StateError where a composed example is not what its rendered text gives."""
-        expected = encode_prompts(self._prompts(draws), self._tokenizer, **lengths)
+        expected = encode_prompts(self._prompts(draws), self._tokenizer.as_loaded, **lengths)
         last = draws[-1].index
         got = {e.index: e for e in batch.examples if e.index <= last}
         for example in expected.examples:

@@ -65,7 +65,7 @@ class NearTies:
 
     def rounding_of(self, scores: Floats) -> npt.NDArray[np.float32]:
         """A unit in the last place of these scores, each of which the sums before it may be off by a thousandth."""
-        return np.spacing((scores * 1.001).astype(np.float32))
+        return np.spacing(np.abs(scores * 1.001).astype(np.float32))
 
 
 def _points(texts: Sequence[str]) -> tuple[Ints, Ints]:

@@ -46,6 +46,13 @@ class Tokenizer:
         """Rows an embedding needs: one more than the largest id."""
         return max(len(self.hf), 1 + max(self.hf.get_vocab().values()))
 
+    @cached_property
+    def as_loaded(self) -> Tokenizer:
+        """Without the sentencepiece library: the ids of the wrapper that users load. Of two ways to read a word that
+        score the same, or differ by less than the library's sums in single precision round, the two may take another.
+        """
+        return self if self.sentencepiece is None else replace(self, sentencepiece=None)
+
     @property
     def has_chat_template(self) -> bool:
         return bool(getattr(self.hf, "chat_template", None))
@@ -75,7 +82,9 @@ class Tokenizer:
 
     @staticmethod
     def encode_sentencepiece(processor: Any, texts: Sequence[str]) -> list[Tokens]:
-        return [np.asarray(row, dtype=np.int32) for row in processor.encode(list(texts))]
+        # U+0085, a line break of old, is a blank to the wrapper's splitter and unknown to the library.
+        texts = [text.replace("\x85", " ") if "\x85" in text else text for text in texts]
+        return [np.asarray(row, dtype=np.int32) for row in processor.encode(texts)]
 
     def encode(self, text: str) -> Tokens:
         return self.encode_batch([text])[0]
@@ -190,7 +199,8 @@ _PROBES = (
     *("The ferry left at nine.", " lead", "trail ", "", " ", "\n", "a  b\n\nc", "tab\there", "foo</s> bar"),
     *("<extra_id_0> x", "<pad>", "<unk>x", "x \u0308y", "e\u0301t\u00e9", "a\u200bb", "\ufdfa", "\u2026\u2026"),
     *("\u2460\uff21\uff11", "0000000", "----------------", "aaaaaaaaa", "\u4f60\u597d\uff0c\u4e16\u754c\u3002"),
-    *("\u0926\u0947\u0935", "\U0001f600\U0001f600 \U0001f600", "{}<>~^\\`", "\u2581x \u2581"),
+    *("\u0926\u0947\u0935", "a\x85b", "\x85", "a \x85\x85. \x85"),
+    *("\U0001f600\U0001f600 \U0001f600", "{}<>~^\\`", "\u2581x \u2581"),
 )
 
 
