@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from flantune import presets
 from flantune.errors import RecipeError, shorten
 from flantune.types import Format
 
@@ -91,6 +92,50 @@ class WeightedFormat(Section):
         return self
 
 
+class DenoiserSpec(Section):
+    """One way of corrupting text, by UL2's kinds: R regular, X extreme, S sequential (a split at a random place)."""
+
+    kind: Literal["R", "X", "S"]
+    share: float = Field(gt=0, description="relative to the others'")
+    mean_span: float = Field(3.0, ge=1, description="tokens; R and X")
+    noise_density: float = Field(0.15, gt=0, lt=1, description="R and X")
+
+
+class ObjectiveSpec(Section):
+    """What is asked of plain text, and where that text comes from: flantune.tokens.objectives."""
+
+    objective: Literal["auto", "span_corruption", "prefix", "lm", "ul2", "ul2r"] = Field(
+        "auto", description="auto: span corruption of an encoder-decoder, plain language modelling of a decoder"
+    )
+    window: int = Field(512, gt=8, description="tokens of text per example before corruption")
+    noise_density: float = Field(0.15, gt=0, lt=1, description="T5")
+    mean_span: float = Field(3.0, ge=1, description="T5")
+    prefix_share: float = Field(0.0, ge=0, le=1, description="examples split at a random place instead (S-denoiser)")
+    denoisers: tuple[DenoiserSpec, ...] = Field((), description="a mixture of one's own instead of ul2's or ul2r's")
+    mode_tokens: dict[Literal["R", "X", "S"], str] = Field(
+        {"R": "[NLU]", "X": "[NLG]", "S": "[S2S]"},
+        description="ul2, ul2r: the token before each kind's inputs (spec 7.5), one of the tokenizer's; {} for none",
+    )
+    sentinels: str = Field("<extra_id_{}>", description="the tokenizer's tokens that stand for spans, {} a number")
+    text: Literal["collections", "files"] = Field("collections", description="where the plain text comes from")
+    files: tuple[str, ...] = Field((), description="UTF-8 text files, documents separated by a blank line")
+
+    @model_validator(mode="after")
+    def _denoisers_of_a_mixture(self) -> ObjectiveSpec:
+        if self.denoisers and self.objective not in ("ul2", "ul2r"):
+            raise ValueError("'denoisers' needs 'objective: ul2' or 'ul2r'")
+        if "{}" not in self.sentinels:
+            raise ValueError("'sentinels' needs {} where the number stands, as in <extra_id_{}>")
+        return self
+
+
+class TextSpec(ObjectiveSpec):
+    """Plain text among the instructions, to hold what the base can do."""
+
+    share: float = Field(gt=0, lt=1, description="of the stream's examples")
+    window: int = Field(256, gt=8, description="tokens; a longer document gives a piece of it")
+
+
 Count = Literal["draws", "examples", "input_tokens", "target_tokens"]
 LanguageWeights = dict[str, Annotated[float, Field(gt=0)]]
 
@@ -155,6 +200,7 @@ class MixtureSpec(Section):
         default_factory=dict,
         description="languages of the tasks' inputs, weighted, over the whole mixture; '*' is every other one",
     )
+    text: TextSpec | None = Field(None, description="a share of plain text beside the tasks; none when not given")
 
     @field_validator("preset", mode="before")
     @classmethod
@@ -234,19 +280,42 @@ class TokenizerSpec(Section):
     prefix_space: bool = Field(True, description="a text's first word gets the id it has inside text")
 
 
+class AdapterSpec(Section):
+    """Low-rank adapters instead of the whole weights: flantune.models.adapt."""
+
+    kind: Literal["lora"] = "lora"
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank, or alpha / sqrt(rank)")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of what goes into the adapters")
+    targets: Literal["linear", "attention"] | tuple[str, ...] = Field(
+        "linear",
+        description="which matrices: every linear one but the output's, those of attention, or last parts of names",
+    )
+    rank_stabilised: bool = Field(False, description="scale by alpha / sqrt(rank), arXiv 2312.03732")
+    load: Literal["fp32", "bf16", "4bit"] = Field(
+        "fp32", description="how the frozen weights are held; 4bit is QLoRA's NF4 (bitsandbytes, a CUDA device)"
+    )
+
+
 class ModelSpec(Section):
     family: Literal["t5", "llama", "qwen3", "auto"] = "auto"
+    attention: Literal["causal", "prefix"] = Field(
+        "causal", description="of a decoder; prefix: inputs see each other both ways (prefix-LM, spec 4.3)"
+    )
     init: str = Field("scratch", description="local folder, hub id, 'scratch' or 'demo'")
     size: ModelSize = ModelSize()
     tokenizer: TokenizerSpec = TokenizerSpec()
     dropout: float = Field(0.05, ge=0, lt=1, description="spec 5.1")
+    adapter: AdapterSpec | None = Field(None, description="train adapters only; all weights when not given")
 
 
 class OptimizerSpec(Section):
     name: Literal["adafactor", "adamw"] = "adafactor"
     lr: float = Field(5e-4, gt=0, description="constant, spec 5.1; Adafactor multiplies it by each tensor's RMS")
     warmup_steps: int = Field(0, ge=0)
-    decay: Literal["constant", "cosine", "linear"] = Field("constant", description="after the warm-up, to `final_lr`")
+    decay: Literal["constant", "cosine", "linear", "inverse_sqrt"] = Field(
+        "constant", description="after the warm-up, to `final_lr`"
+    )
     final_lr: float = Field(0.0, ge=0)
     step_offset: int = Field(0, ge=0, description="virtual steps already done, spec 5.2; 0 is a fresh state")
     min_dim_factored: int = Field(128, ge=1)
@@ -259,39 +328,57 @@ class TrainSpec(Section):
     batch_rows: int = Field(64, gt=0, description="packed rows per optimizer step, over all ranks; spec 5.1")
     micro_rows: int = Field(16, gt=0, description="packed rows per forward pass")
     optimizer: OptimizerSpec = OptimizerSpec()
-    loss_normalizer: Literal["target_tokens", "t5x_sum"] = Field(
-        "target_tokens", description="of the global batch; t5x_sum does not divide (spec 4.4)"
+    loss_normalizer: Literal["target_tokens", "examples", "t5x_sum"] = Field(
+        "target_tokens",
+        description="what the summed loss is divided by, counted over the global batch; t5x_sum does not divide "
+        "(spec 4.4)",
     )
     z_loss: float = Field(0.0, ge=0, description="weight of (log Z)^2; T5X 1e-4")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where hardware multiplies it")
     checkpoint_every: int = Field(500, gt=0, description="steps")
     keep_checkpoints: int = Field(2, gt=0)
     log_every: int = Field(10, gt=0)
+    watch: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        ("tensorboard",), description="who is shown the figures besides metrics.jsonl"
+    )
+    activation_checkpointing: bool = Field(
+        False, description="make each layer's activations again in the backward pass: less memory, a third more work"
+    )
+    compile: bool = Field(False, description="torch.compile of each layer")
     threads: int | None = Field(None, gt=0, description="CPU threads; all when not given")
 
 
-class PretrainSpec(TrainSpec):
-    """Training of a from-scratch model on plain text before finetuning."""
+class PretrainSpec(ObjectiveSpec, TrainSpec):
+    """Training on plain text before finetuning: of a from-scratch model, or of a base that goes on (UL2R, spec 7.5)."""
 
     optimizer: OptimizerSpec = OptimizerSpec(name="adamw", lr=1e-3, warmup_steps=200, decay="cosine", final_lr=1e-4)
-    window: int = Field(512, gt=8, description="tokens of text per example before corruption")
-    noise_density: float = Field(0.15, gt=0, lt=1, description="T5")
-    mean_span: float = Field(3.0, ge=1, description="T5")
-    prefix_share: float = Field(0.0, ge=0, le=1, description="examples split at a random place instead (S-denoiser)")
     inputs_len: int | None = Field(None, gt=1, description="of a packed row; one window's when not given")
     targets_len: int | None = Field(None, gt=1, description="of a packed row; one window's when not given")
-    text: Literal["collections", "files"] = Field("collections", description="where the plain text comes from")
-    files: tuple[str, ...] = Field((), description="UTF-8 text files, documents separated by a blank line")
 
 
 class BenchmarkSpec(Section):
-    name: str = Field(description="mmlu, bbh, gsm8k, mgsm, or held_out for the recipe's held-out tasks")
+    name: str = Field(
+        description="a benchmark's name: flantune.evals.BENCHMARKS; a file of your own, NAME.yaml or NAME.py; or "
+        "held_out for the recipe's held-out tasks"
+    )
     path: str | None = Field(None, description="its files; ${data}/NAME when not given")
     modes: tuple[Literal["direct", "cot"], ...] = ()
     shots: int | tuple[int, ...] | None = Field(None, description="the benchmark's own when not given")
     limit: int | None = Field(None, gt=0, description="items per task, the first ones in a seeded order")
     split: str | None = None
     max_new_tokens: int | None = Field(None, gt=0, description="for held_out; 128 direct and 256 cot when not given")
+    chat: Literal["plain", "single", "dialogue"] = Field(
+        "plain", description="through the model's chat template: all in one message, or exemplars as turns"
+    )
+    trigger: str | None = Field(
+        None, description="begins a zero-shot chain of thought: kojima, flan, zh, or the words themselves"
+    )
+    normalise: Literal["none", "length", "unconditional"] = Field(
+        "none", description="of options' log-probabilities: per byte, or less that of the option after no question"
+    )
+    reading: Literal["strict", "default", "loose"] = Field(
+        "default", description="of answers: the source's published rule, the robust one, or any hint of an answer"
+    )
 
 
 class ContaminationSpec(Section):
@@ -311,8 +398,38 @@ class EvalSpec(Section):
     contamination: ContaminationSpec = ContaminationSpec()
 
 
+class SelectionSpec(Section):
+    """Which checkpoint becomes the model. What it is chosen on is neither trained on nor among what is reported."""
+
+    by: Literal["last", "loss", "score"] = Field(
+        "last", description="last: the fixed step `train.steps`, the paper's way; loss or score: the best one measured"
+    )
+    every: int = Field(500, gt=0, description="steps between two measurements; the last step is measured too")
+    tasks: tuple[str, ...] = Field(
+        (), description="globs on held-out tasks: these choose, and are left out of the 'held_out' benchmark"
+    )
+    benchmarks: tuple[BenchmarkSpec, ...] = Field(
+        (), description="benchmarks that choose, each on a split that eval.benchmarks does not report"
+    )
+    limit: int = Field(64, gt=0, description="items per task, the first ones in a seeded order")
+    patience: int | None = Field(
+        None, gt=0, description="stop after so many measurements without a better one; never when not given"
+    )
+
+    @model_validator(mode="after")
+    def _has_something_to_choose_on(self) -> SelectionSpec:
+        if self.by != "last" and not (self.tasks or self.benchmarks):
+            raise ValueError(f"by '{self.by}' needs 'tasks' or 'benchmarks' to choose on")
+        if self.by == "last" and (self.tasks or self.benchmarks or self.patience is not None):
+            raise ValueError("by 'last' chooses on nothing: set by to 'loss' or 'score', or drop the other keys")
+        return self
+
+
 class Recipe(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    preset: str | tuple[str, ...] | None = Field(
+        None, description="fill in what is not stated: flantune.presets; of several, the first is uppermost"
+    )
     seed: int = 0
     vars: dict[str, str] = Field(default_factory=dict)
     runs: str = Field("runs", description="folder that holds the run's own folder")
@@ -325,6 +442,7 @@ class Recipe(Section):
     model: ModelSpec = ModelSpec()
     pretrain: PretrainSpec | None = None
     train: TrainSpec = TrainSpec()
+    selection: SelectionSpec = SelectionSpec()
     eval: EvalSpec = EvalSpec()
 
     @property
@@ -360,7 +478,7 @@ def parse_recipe(raw: Mapping[str, Any], where: str = "recipe") -> Recipe:
     values = {str(k): str(v) for k, v in variables.items()}
     filled = {k: (v if k == "vars" else fill_variables(v, values, where)) for k, v in raw.items()}
     try:
-        return Recipe.model_validate(filled)
+        return Recipe.model_validate(presets.filled(filled, where))
     except ValidationError as e:
         lines = []
         for err in e.errors():

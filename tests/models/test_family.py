@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -7,9 +8,10 @@ import pytest
 import torch
 
 from flantune.errors import ModelError
-from flantune.models import family as family_module
+from flantune.models import loss
+from flantune.models.attention import PACKED, prepare
 from flantune.models.family import family_of, family_of_type
-from models.packs import packed_row, random_row, tiny_model
+from models.packs import random_row, tiny_model
 
 ROWS = [random_row(seed) for seed in range(3)]
 
@@ -46,7 +48,7 @@ def test_logits_made_in_pieces_give_the_same_loss_and_gradients(name: Any, monke
         return total.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
     whole_loss, whole = run()
-    monkeypatch.setattr(family_module, "_LOGITS_AT_ONCE", 96 * 5)  # five positions at a time
+    monkeypatch.setitem(loss._LOGITS_AT_ONCE, "cpu", 96 * 5)  # five positions at a time
     pieces_loss, pieces = run()
     torch.testing.assert_close(pieces_loss, whole_loss, rtol=1e-6, atol=0)
     for one, other in zip(pieces, whole, strict=True):
@@ -67,18 +69,84 @@ def test_an_unknown_architecture_is_named_with_the_known_ones():
         family_of_type("bert")
 
 
-def test_an_example_longer_than_the_attention_window_is_refused():
-    model = tiny_model("llama")
-    model.config.sliding_window = 16
+def test_a_decoder_is_trained_one_of_two_ways():
+    assert [family_of_type("qwen3", attention=a).name for a in ("causal", "prefix")] == ["causal", "prefix"]
+    assert family_of_type("t5", attention="prefix").name == "encdec"
+
+
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_a_model_asked_without_packing_is_the_stock_one(name: Any):
+    """Generation and scoring: padding masks, caches and no masks at all, to the last bit."""
+    ours = tiny_model(name)
+    stock = copy.deepcopy(ours)
+    stock.set_attn_implementation("sdpa")
+    ids = torch.randint(3, 96, (2, 9))
+    mask = torch.ones_like(ids)
+    mask[0, :4] = 0
+    for more in ({}, {"attention_mask": mask}, {"attention_mask": mask, "use_cache": True}):
+        extra = {"decoder_input_ids": ids[:, :5]} if name == "t5" else {}
+        with torch.no_grad():
+            assert torch.equal(ours(ids, **extra, **more).logits, stock(ids, **extra, **more).logits)
+    assert prepare(ours).config._attn_implementation == PACKED  # a second time changes nothing
+
+
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_activation_checkpointing_gives_the_same_bits_with_dropout(name: Any):
+    def run(checkpointing: bool) -> list[torch.Tensor]:
+        model = tiny_model(name, dropout=0.3).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        torch.manual_seed(3)
+        total = family_of(model).loss(model, batch_of(model)).total
+        total.backward()
+        return [total.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+
+    plain, again, checkpointed = run(False), run(False), run(True)
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(plain, again, checkpointed, strict=True))
+
+
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_padding_and_order_change_nothing(name: Any):
+    model = tiny_model(name).double()
     family = family_of(model)
-    short, long = packed_row([(8, 8), (8, 8)], seed=1), packed_row([(8, 8), (9, 8)], seed=1)
-    family.loss(model, family.collate(model, [short], 64, 32))
-    with pytest.raises(ModelError, match="at most 16 tokens, its attention window, got 17"):
-        family.loss(model, family.collate(model, [long], 64, 32))
+
+    def total(rows: list[Any], pad_to: Any) -> torch.Tensor:
+        return family.loss(model, family.collate(model, rows, 64, 32, pad_to=pad_to)).loss_sum
+
+    torch.testing.assert_close(total(ROWS, "full"), total(ROWS[::-1], "longest"), rtol=1e-12, atol=0)
 
 
-def test_logits_that_the_model_would_cap_are_refused():
-    model = tiny_model("llama")
-    model.config.final_logit_softcapping = 30.0
-    with pytest.raises(ModelError, match="final_logit_softcapping"):
-        family_of(model).loss(model, batch_of(model))
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_packed_attention_agrees_with_dense_masks_under_autocast(name: Any):
+    ours = tiny_model(name)
+    dense = copy.deepcopy(ours)
+    dense.set_attn_implementation("sdpa")
+    sums = []
+    for model in (ours, dense):
+        with torch.autocast("cpu", torch.bfloat16):
+            made = family_of(model).loss(model, batch_of(model), 1e-3)
+        made.total.backward()
+        sums.append(made.total.detach())
+        assert all(p.grad is None or p.grad.dtype == torch.float32 for p in model.parameters())
+    torch.testing.assert_close(sums[0], sums[1], rtol=5e-3, atol=0)
+    grads = [torch.cat([p.grad.flatten() for p in m.parameters() if p.grad is not None]) for m in (ours, dense)]
+    assert (grads[0] - grads[1]).norm() < 0.03 * grads[1].norm()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_compiled_layers_give_the_same_loss_and_gradients_with_dropout(name: Any):
+    """A layer is compiled around our attention and dropout, which draw the same masks."""
+
+    def run(compiled: bool) -> list[torch.Tensor]:
+        model = tiny_model(name, dropout=0.2).train()
+        for layer in model.modules() if compiled else ():
+            if type(layer).__name__ in ("T5Block", "LlamaDecoderLayer"):
+                layer.compile(dynamic=True)
+        torch.manual_seed(0)
+        total = family_of(model).loss(model, batch_of(model)).total
+        total.backward()
+        return [total.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+
+    for one, other in zip(run(True), run(False), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -113,7 +113,7 @@ def test_a_decoder_runs_the_same_path(tmp_path):
     result = run(recipe)
     assert {r["shots"] for r in result.comparison} == {0, 2}
     asked = json.loads((recipe.folder / "model" / "flantune.json").read_text())
-    assert asked == {"prompt_eos": True, "inputs_len": 96}
+    assert asked == {"prompt_eos": True, "inputs_len": 96, "attention": "causal"}
     headers = [json.loads((recipe.folder / "evals" / s / "header.json").read_text()) for s in ("base", "tuned")]
     assert [h["prompt_eos"] for h in headers] == [False, True]  # the untuned base continues text, the tuned one answers
     assert AutoModelForCausalLM.from_pretrained(recipe.folder / "model").config.hidden_size == 32

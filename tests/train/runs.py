@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -29,6 +30,21 @@ SPEC = TrainSpec(
     optimizer=OptimizerSpec(lr=0.02, min_dim_factored=16, warmup_steps=3, decay="cosine"),
 )
 
+MANY_SAVES = SPEC.model_copy(update={"steps": 400, "checkpoint_every": 2, "log_every": 1, "precision": "fp32"})
+SPECS = {"usual": SPEC, "many_saves": MANY_SAVES}
+
+
+def start(folder: Path, family: str, kill_after: int, spec: str = "usual") -> subprocess.Popen[str]:
+    """The training in a process of its own."""
+    tests = str(Path(__file__).resolve().parents[1])
+    return subprocess.Popen(
+        [sys.executable, "-m", "train.runs", str(folder), family, str(kill_after), spec],
+        cwd=tests,
+        env={**os.environ, "PYTHONPATH": tests},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
 
 def batches(model: Any, micro_rows: int = 2, batch_rows: int = 4, distinct: int = 1_000) -> Any:
     """Step -> micro-batches of the same rows, however they are split."""
@@ -48,7 +64,7 @@ def small_run(folder: Path, spec: TrainSpec = SPEC, family: Any = "t5", **more: 
     return model, report
 
 
-def main(folder: str, family: str, kill_after: str) -> None:
+def main(folder: str, family: str, kill_after: str, spec: str) -> None:
     """Kill this process without warning once the step is done; -1 lets it end."""
     torch.set_num_threads(1)
 
@@ -58,7 +74,7 @@ def main(folder: str, family: str, kill_after: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.01)
 
-    small_run(Path(folder), family=family, on_step=on_step)
+    small_run(Path(folder), SPECS[spec], family=family, on_step=on_step)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,7 @@ from flantune.train.metrics import Metrics, cut_after, read_metrics
 from flantune.train.optimizers import make_optimizer
 from flantune.train.precision import choose_precision
 from models.packs import random_row, tiny_model
-from train.runs import SPEC, batches, small_run
+from train.runs import SPEC, batches, small_run, start
 
 CPU = torch.device("cpu")
 TIMED = {"tokens_per_second", "seconds"}
@@ -37,18 +34,6 @@ def untimed(folder: Path) -> list[dict[str, Any]]:
 def assert_same_weights(one: Any, other: Any) -> None:
     for (name, a), (_, b) in zip(one.named_parameters(), other.named_parameters(), strict=True):
         assert torch.equal(a, b), name
-
-
-def start(folder: Path, family: str, kill_after: int) -> subprocess.Popen[str]:
-    """The training in a process of its own."""
-    tests = str(Path(__file__).resolve().parents[1])
-    return subprocess.Popen(
-        [sys.executable, "-m", "train.runs", str(folder), family, str(kill_after)],
-        cwd=tests,
-        env={**os.environ, "PYTHONPATH": tests},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +186,7 @@ class TestOneStep:
         model = tiny_model(seed=1).train()
         family, micros = family_of(model), batches(model)(0)
         tokens = sum(float(b.loss_weights.sum()) for b in micros)
-        total = sum((family.loss(model, b).loss_sum for b in micros), start=torch.zeros(()))
+        total = sum((family.loss(model, b).total for b in micros), start=torch.zeros(()))
         (total / (tokens if normalizer == "target_tokens" else 1)).backward()
         expected = [p.grad.clone() for p in model.parameters() if p.grad is not None]
         spec = TrainSpec(loss_normalizer=normalizer)
@@ -294,6 +279,6 @@ def test_lines_after_the_checkpoint_and_a_half_written_one_are_cut(tmp_path: Pat
 
 def test_precision_asked_for_is_given_and_auto_is_bf16_only_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch):
     assert (choose_precision("bf16", CPU), choose_precision("fp32", CPU)) == ("bf16", "fp32")
-    for flags, expected in (({"amx_bf16": True}, "bf16"), ({"avx512_bf16": True}, "bf16"), ({"avx2": True}, "fp32")):
+    for flags, expected in (({"amx_bf16": True}, "bf16"), ({"avx512_bf16": True}, "fp32"), ({"avx2": True}, "fp32")):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flags=flags: flags)
         assert choose_precision("auto", CPU) == expected

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import flantune
-from flantune.cli import evaluate, preview, tasks
+from flantune.cli import check, evaluate, plan, preview, tasks, train
 from flantune.cli.console import ProgressLine, emit, guarded
 from flantune.cli.options import DataOpt, FreshOpt, JsonOpt, RecipeArg, RunsOpt, SetOpt, chosen_workers, open_recipe
 from flantune.errors import RecipeError
@@ -22,8 +22,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(tasks.app, name="tasks", help="What is in a collection: list, show, preview, check, explore.")
+app.add_typer(check.app, name="check", help="Proofs on your model before training: packing.")
 evaluate.register(app)
 preview.register(app)
+train.register(app)
+plan.register(app)
 
 
 def _print_version(asked: bool) -> None:
@@ -133,29 +136,6 @@ def _suggest(
     suggestion = suggest(open_recipe(recipe, data, change, runs), progress)
     progress.close()
     emit(json, suggestion.to_json(), text=suggestion.to_text())
-
-
-@app.command(epilog="Example: flantune train recipes/flan-small-real.yaml --data DIR --set train.steps=100")
-def train(
-    recipe: RecipeArg,
-    data: DataOpt = None,
-    runs: RunsOpt = None,
-    change: SetOpt = None,
-    fresh: FreshOpt = False,
-    json: JsonOpt = False,
-) -> None:
-    """Finetune on the built shards (building and pretraining first where the recipe asks and it is not done)."""
-    with guarded():
-        from flantune.pipeline import build as build_data
-        from flantune.pipeline import finetune, open_run
-
-        chosen = open_recipe(recipe, data, change, runs)
-        folder = open_run(chosen, fresh=fresh)
-        progress = ProgressLine()
-        build_data(chosen, folder, progress)
-        report = finetune(chosen, folder, progress)
-        progress.close()
-        emit(json, {"model": str(folder.model), **report}, text=f"finished model: {folder.model}")
 
 
 @app.command(epilog="Example: flantune report runs/demo")

@@ -29,15 +29,15 @@ from flantune.explore.views import (
 )
 from flantune.mixtures import Draw
 from flantune.mixtures.rows import StoredRows
-from flantune.pipeline.data import Data, Readied, encoded_blocks, is_one_sided, open_data, open_tokenizer
+from flantune.pipeline.data import Data, Progress, Readied, encoded_blocks, is_one_sided, open_data, open_tokenizer
 from flantune.pipeline.folder import RunFolder
 from flantune.recipe import Recipe
 from flantune.tokens.block import PackedBlock, pack_block
 from flantune.tokens.encode import EncodedBatch, encode_prompts, format_name
+from flantune.tokens.text_share import place_of
 from flantune.tokens.tokenizer import Tokenizer
 from flantune.types import Packed, Prompt, Tokens
 
-Progress = Callable[[str, int, int], None]  # stage, done, of
 KEPT_BLOCKS = 4  # packed blocks kept at hand
 SCANNED_DRAWS = 50_000  # places one filtered walk looks at before it hands back
 
@@ -85,7 +85,8 @@ class ExampleStream:
 
     def pack(self, index: int) -> PackView | None:
         """The row the example is packed in, as the build packs it; None where the example is dropped."""
-        number = index // self.recipe.tokens.block
+        text = self.recipe.mixture.text
+        number = (index if text is None else place_of(text.share, index)) // self.recipe.tokens.block
         block = self.block(number)
         found = np.flatnonzero(block.indices == index)
         if not len(found):

@@ -1,4 +1,4 @@
-"""One batch of prompts inside a model, ready to be asked for next tokens. The two families differ only here.
+"""One batch of prompts inside a model, ready to be asked for next tokens. The families differ only here.
 
     start(prompts) -> logits of the first target token      advance(tokens) -> logits after each of them
     select(rows)   -> keep, drop or repeat rows, their cached keys and values with them
@@ -15,12 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flantune.models.masks import open_diagonal, same_segment, within_window
 from flantune.types import Tokens
 
 PAD = 0  # never attended to and never scored, so its value cannot matter
 
 
 class Decoding(Protocol):
+    def __init__(self, model: Any) -> None: ...
+
     def start(self, prompts: Sequence[Tokens]) -> Tensor:
         """Read the prompts. Returns float32 logits (rows, vocabulary) of the first target token."""
         ...
@@ -82,10 +85,17 @@ class Causal:
         # Positions count the row's own tokens: rotary angles must not depend on how much padding stands before.
         positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
         out = self.model(
-            input_ids=ids, attention_mask=self.mask, position_ids=positions, use_cache=True, logits_to_keep=1
+            input_ids=ids,
+            attention_mask=self._prompt_mask(self.mask, positions),
+            position_ids=positions,
+            use_cache=True,
+            logits_to_keep=1,
         )
         self.cache = out.past_key_values
         return out.logits[:, -1].float()
+
+    def _prompt_mask(self, mask: Tensor, positions: Tensor) -> Any:
+        return mask
 
     def advance(self, tokens: Tensor) -> Tensor:
         assert self.mask is not None
@@ -106,6 +116,14 @@ class Causal:
         assert self.mask is not None
         self.mask = self.mask[rows]
         self.cache.batch_select_indices(rows)
+
+
+class PrefixLM(Causal):
+    """As `Causal`, but a prompt's tokens see each other both ways, as in training. What follows sees all before it."""
+
+    def _prompt_mask(self, mask: Tensor, positions: Tensor) -> Any:
+        both_ways = open_diagonal(same_segment(mask, mask))
+        return within_window(both_ways, self.model.config, positions)
 
 
 def pad_right(sequences: Sequence[Tokens], device: torch.device | str) -> tuple[Tensor, Tensor]:

@@ -16,13 +16,18 @@ import torch
 from torch import Tensor
 
 from flantune.errors import ModelError, shorten
-from flantune.inference.decoding import Causal, Decoding, EncoderDecoder, pad_right
+from flantune.inference.decoding import Causal, Decoding, EncoderDecoder, PrefixLM, pad_right
 from flantune.types import Tokens
 
 if TYPE_CHECKING:
     from flantune.tokens.tokenizer import Tokenizer
 
-FamilyName = Literal["encoder-decoder", "causal"]
+FamilyName = Literal["encoder-decoder", "causal", "prefix"]
+_DECODING: dict[FamilyName, type[Decoding]] = {
+    "encoder-decoder": EncoderDecoder,
+    "causal": Causal,
+    "prefix": PrefixLM,
+}
 STOP_EVERY = 8  # tokens between two looks for stop strings; looking later only costs time, the cut is the same
 
 
@@ -75,8 +80,8 @@ class Engine:
         prompt_eos: bool = True,
         precision: Literal["fp32", "bf16"] = "fp32",
     ) -> None:
-        if family not in ("encoder-decoder", "causal"):
-            raise ValueError(f"family: expected 'encoder-decoder' or 'causal', got {family!r}")
+        if family not in _DECODING:
+            raise ValueError(f"family: expected one of {', '.join(_DECODING)}, got {family!r}")
         if max_inputs < 2 or batch_tokens < 1:
             raise ValueError(
                 f"max_inputs ({max_inputs}) must be at least 2 and batch_tokens ({batch_tokens}) at least 1"
@@ -124,7 +129,7 @@ class Engine:
                 yield Scored(index, values, cut[index])
 
     def _decoding(self) -> Decoding:
-        return EncoderDecoder(self.model) if self.family == "encoder-decoder" else Causal(self.model)
+        return _DECODING[self.family](self.model)
 
     def _autocast(self) -> Any:
         return torch.autocast(self.model.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()

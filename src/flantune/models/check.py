@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,11 +11,13 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from flantune.errors import ModelError
-from flantune.models.family import Family, family_of
+from flantune.models.attention import PACKED
+from flantune.models.family import DENSE, Family, family_of, softcap
 from flantune.types import Packed
 
 # Of what float32 rounding leaves (about 1e-6 on small models); examples that see each other differ by 1e-2 and more.
 TOLERANCE = 1e-4
+CHECKED_TOKENS = 4096  # before a training; more than two packed rows' worth of pairs that must not mix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,7 @@ class PackingCheck:
     """How far packed is from one at a time. All differences are relative: to the largest logit, to the loss, and for
     gradients, of each parameter, to its norm (the worst parameter counts, and is named)."""
 
+    attention: str  # the path the packed rows went
     examples: int
     rows: int
     logits: float
@@ -30,14 +33,31 @@ class PackingCheck:
     gradient: float
     worst_parameter: str
 
+    def agrees(self, tolerance: float = TOLERANCE) -> bool:
+        # Written so that a NaN fails too.
+        return self.logits <= tolerance and self.loss <= tolerance and self.gradient <= tolerance
+
 
 def check_packing(
     model: PreTrainedModel, rows: Sequence[Packed], *, family: Family | None = None, tolerance: float = TOLERANCE
 ) -> PackingCheck:
+    """`measure_packing`, refused with ModelError above `tolerance`."""
+    check = measure_packing(model, rows, family=family)
+    if not check.agrees(tolerance):
+        raise ModelError(
+            f"{type(model).__name__}: packed examples see each other, or stand at wrong positions: expected relative "
+            f"differences to one at a time of at most {tolerance:g}, got logits {check.logits:.2g}, loss "
+            f"{check.loss:.2g}, gradient {check.gradient:.2g} ({check.worst_parameter}). Train with tokens.packing: "
+            "none."
+        )
+    return check
+
+
+def measure_packing(model: PreTrainedModel, rows: Sequence[Packed], *, family: Family | None = None) -> PackingCheck:
     """Logits, loss and gradients of `rows` packed, against the stock model on each of their examples alone.
 
     Without dropout, in the model's own precision; gradients and mode are left as they were found. Raises ModelError
-    above `tolerance`, or where no row holds two examples: that would prove nothing.
+    where no row holds two examples: that would prove nothing.
     """
     family = family or family_of(model)
     if not any(len(row.inputs_lengths) > 1 for row in rows):
@@ -52,7 +72,8 @@ def check_packing(
         for parameter, found in zip(model.parameters(), kept, strict=True):
             parameter.grad = found
     worst, gradient = _worst_gradient(packed_gradients, alone_gradients)
-    check = PackingCheck(
+    return PackingCheck(
+        attention=str(model.config._attn_implementation),
         examples=sum(len(row.inputs_lengths) for row in rows),
         rows=len(rows),
         logits=_relative((packed_logits - alone_logits).abs().max(), alone_logits.abs().max()),
@@ -60,14 +81,60 @@ def check_packing(
         gradient=gradient,
         worst_parameter=worst,
     )
-    # Written so that a NaN fails too.
-    if not (check.logits <= tolerance and check.loss <= tolerance and check.gradient <= tolerance):
-        raise ModelError(
-            f"{type(model).__name__}: packed examples see each other, or stand at wrong positions: expected relative "
-            f"differences to one at a time of at most {tolerance:g}, got logits {check.logits:.2g}, loss "
-            f"{check.loss:.2g}, gradient {check.gradient:.2g} ({worst}). Train with tokens.packing: none."
-        )
-    return check
+
+
+def measure_paths(model: PreTrainedModel, rows: Sequence[Packed], family: Family) -> list[PackingCheck]:
+    """`measure_packing` on every attention that training may use: ours, and, where the model can, transformers' SDPA
+    with a dense mask over the row. The model is left as it was."""
+    checks, found = [], model.config._attn_implementation
+    try:
+        for attention in (PACKED, DENSE):
+            if attention == DENSE and getattr(model.config, "attn_logit_softcapping", None) is not None:
+                continue  # transformers' SDPA cannot cap scores
+            model.set_attn_implementation(attention)
+            checks.append(measure_packing(model, rows, family=family))
+    finally:
+        model.set_attn_implementation(found)
+    return checks
+
+
+def require_packing(model: PreTrainedModel, family: Family, rows: Sequence[Packed]) -> PackingCheck | None:
+    """For the start of a training: refuse, with ModelError, rows whose packing would change what is learned.
+
+    Looks at the first examples of the rows, `CHECKED_TOKENS` of them. None where there is nothing to check: no row
+    with two examples, so nothing is packed.
+    """
+    few = first_examples(rows, CHECKED_TOKENS)
+    if not any(len(row.inputs_lengths) > 1 for row in few):
+        return None
+    return check_packing(model, few, family=family)
+
+
+def first_examples(rows: Sequence[Packed], tokens: int) -> list[Packed]:
+    """Each row's first examples, in as many rows as `tokens` are enough for; at least two, whatever they take."""
+    kept: list[Packed] = []
+    for row in rows:
+        sizes = np.cumsum(row.inputs_lengths.astype(np.int64) + row.targets_lengths)
+        count = max(int((sizes <= tokens).sum()), 2 if not kept else 0)
+        if count == 0:
+            break
+        kept.append(_first(row, min(count, len(sizes))))
+        tokens -= int(sizes[min(count, len(sizes)) - 1])
+        if tokens <= 0:
+            break
+    return kept
+
+
+def _first(row: Packed, count: int) -> Packed:
+    return replace(
+        row,
+        inputs=row.inputs[: int(row.inputs_lengths[:count].sum())],
+        targets=row.targets[: int(row.targets_lengths[:count].sum())],
+        inputs_lengths=row.inputs_lengths[:count],
+        targets_lengths=row.targets_lengths[:count],
+        indices=row.indices[:count],
+        tasks=row.tasks[:count],
+    )
 
 
 def examples_of(row: Packed) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -88,10 +155,12 @@ def _packed(
     with torch.no_grad():
         hidden = family.hidden(model, batch)[batch.loss_weights > 0]
         logits = model.get_output_embeddings()(hidden)
+        if (cap := softcap(model)) is not None:
+            logits = cap * torch.tanh(logits / cap)
     model.zero_grad()
     sums = family.loss(model, batch)
     sums.total.backward()
-    return logits.float(), float(sums.loss_sum.detach()), _gradients(model)
+    return logits, float(sums.loss_sum.detach()), _gradients(model)
 
 
 def _one_at_a_time(
@@ -101,7 +170,7 @@ def _one_at_a_time(
     model.zero_grad()
     logits, total = [], 0.0
     for inputs, targets in (example for row in rows for example in examples_of(row)):
-        own = family.unpacked_logits(model, inputs.to(device), targets.to(device)).float()
+        own = family.unpacked_logits(model, inputs.to(device), targets.to(device))
         labels = targets[len(targets) - len(own) :].to(device)
         loss = functional.cross_entropy(own, labels, reduction="sum")
         loss.backward()

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from flantune.errors import ModelError
-from flantune.models.family import LossSum, loss_sums, require_sdpa
-from flantune.models.masks import causal_same_segment, same_segment
+from flantune.models.attention import READY
+from flantune.models.family import uses_packed_attention
+from flantune.models.layout import Attending, PackedLayout
+from flantune.models.loss import LossSum, loss_sums
+from flantune.models.masks import Flat, causal_same_segment, same_segment
 from flantune.tokens.collate import EncDecBatch, PadTo, collate_encdec
 from flantune.types import Packed
 
@@ -41,36 +45,69 @@ class EncDec:
         )
 
     def hidden(self, model: PreTrainedModel, batch: EncDecBatch) -> torch.Tensor:
-        """Decoder states (B, targets_len, d_model), scaled as the output matrix wants them.
-
-        Encoder and decoder are called apart because `model(...)` hands one mask to both encoder and cross-attention,
-        whose shapes differ here.
-        """
-        require_sdpa(model)
-        stock: Any = model
-        encoded = stock.encoder(
-            input_ids=batch.input_ids, attention_mask=same_segment(batch.input_segments, batch.input_segments)
-        ).last_hidden_state
-        decoded = stock.decoder(
-            input_ids=batch.decoder_input_ids,
-            attention_mask=causal_same_segment(batch.target_segments),
-            encoder_hidden_states=encoded,
-            encoder_attention_mask=same_segment(batch.target_segments, batch.input_segments),
-            use_cache=False,
-        ).last_hidden_state
-        # T5 1.0 and models whose file says that the output matrix is the embedding; mT5 has no such setting.
-        if getattr(stock.config, "scale_decoder_outputs", False):
-            decoded = decoded * stock.config.d_model**-0.5
-        return decoded
+        """Decoder states (B, targets_len, d_model), scaled as the output matrix wants them; 0 in padding."""
+        if not uses_packed_attention(model):
+            return _scaled(model, _dense(model, batch))
+        return Flat(batch.target_lengths, batch.target_ids).rows(self._states(model, batch))
 
     def loss(self, model: PreTrainedModel, batch: EncDecBatch, z_loss: float = 0.0) -> LossSum:
         head = model.get_output_embeddings()
-        return loss_sums(self.hidden(model, batch), head, batch.target_ids, batch.loss_weights, z_loss)
+        if not uses_packed_attention(model):
+            return loss_sums(self.hidden(model, batch), head, batch.target_ids, batch.loss_weights, z_loss)
+        flat = Flat(batch.target_lengths, batch.target_ids)
+        states = self._states(model, batch)
+        return loss_sums(states, head, flat.tokens(batch.target_ids), flat.tokens(batch.loss_weights), z_loss)
+
+    def _states(self, model: PreTrainedModel, batch: EncDecBatch) -> torch.Tensor:
+        """Of the batch's target tokens end to end, (1, tokens, d_model)."""
+        stock: Any = model
+        device = batch.input_ids.device
+        inputs, targets = np.concatenate(batch.input_lengths), np.concatenate(batch.target_lengths)
+        encoded = stock.encoder(
+            input_ids=Flat(batch.input_lengths, batch.input_ids).tokens(batch.input_ids),
+            attention_mask=READY.to(device),
+            packed=PackedLayout(own=Attending(inputs, device=device)),
+        ).last_hidden_state
+        decoded = stock.decoder(
+            input_ids=Flat(batch.target_lengths, batch.target_ids).tokens(batch.decoder_input_ids),
+            attention_mask=READY.to(device),
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=READY.to(device),
+            use_cache=False,
+            packed=PackedLayout(
+                own=Attending(targets, causal=True, device=device), cross=Attending(targets, inputs, device=device)
+            ),
+        ).last_hidden_state
+        return _scaled(model, decoded)
 
     def unpacked_logits(self, model: PreTrainedModel, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         shifted = torch.cat([targets.new_tensor([start_id(model)]), targets[:-1]])
         logits: torch.Tensor = model(input_ids=inputs[None], decoder_input_ids=shifted[None], use_cache=False).logits
         return logits[0]
+
+
+def _dense(model: PreTrainedModel, batch: EncDecBatch) -> torch.Tensor:
+    """Encoder and decoder are called apart because `model(...)` hands one mask to both encoder and cross-attention,
+    whose shapes differ here."""
+    stock: Any = model
+    encoded = stock.encoder(
+        input_ids=batch.input_ids, attention_mask=same_segment(batch.input_segments, batch.input_segments)
+    ).last_hidden_state
+    decoded: torch.Tensor = stock.decoder(
+        input_ids=batch.decoder_input_ids,
+        attention_mask=causal_same_segment(batch.target_segments),
+        encoder_hidden_states=encoded,
+        encoder_attention_mask=same_segment(batch.target_segments, batch.input_segments),
+        use_cache=False,
+    ).last_hidden_state
+    return decoded
+
+
+def _scaled(model: PreTrainedModel, decoded: torch.Tensor) -> torch.Tensor:
+    # T5 1.0 and models whose file says that the output matrix is the embedding; mT5 has no such setting.
+    if getattr(model.config, "scale_decoder_outputs", False):
+        return decoded * model.config.d_model**-0.5
+    return decoded
 
 
 def start_id(model: PreTrainedModel) -> int:

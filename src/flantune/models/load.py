@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from transformers import (
@@ -29,7 +29,8 @@ from transformers.utils import logging as hf_logging
 
 from flantune import recipe
 from flantune.errors import ModelError
-from flantune.models.family import ATTENTION, family_of_type
+from flantune.models.attention import PACKED, prepare
+from flantune.models.family import LookAhead, family_of_type
 from flantune.whole import atomic_folder
 
 ScratchFamily = Literal["t5", "llama", "qwen3"]
@@ -48,13 +49,19 @@ def located(init: str) -> str:
     return str(embedded_base()) if init == recipe.DEMO else init
 
 
-def load_model(init: str, *, dropout: float | None = None, vocab_size: int | None = None) -> PreTrainedModel:
-    """A model in float32, with SDPA attention, in evaluation mode; `init` is a folder, a hub id or "demo".
+def load_model(
+    init: str,
+    *,
+    dropout: float | None = None,
+    vocab_size: int | None = None,
+    how: Mapping[str, Any] | None = None,
+) -> PreTrainedModel:
+    """A model in float32, with our attention and dropout, in evaluation mode; `init` is a folder, a hub id or "demo".
 
     `dropout` replaces the configuration's: every dropout of a T5, the attention dropout of a decoder (the only one
-    those have). `vocab_size`, the tokenizer's, must fit the embedding. Raises ModelError where there are no whole
-    safetensors weights, where the architecture is not one of `models.family`, or where any weight is missing:
-    transformers would fill it with random numbers and go on.
+    those have). `vocab_size`, the tokenizer's, must fit the embedding. `how`: more for from_pretrained, such as a
+    quantisation. Raises ModelError where there are no whole safetensors weights, where the architecture is not one of
+    `models.family`, or where any weight is missing: transformers would fill it with random numbers and go on.
     """
     name = located(init)
     local = Path(name).expanduser()
@@ -68,10 +75,10 @@ def load_model(init: str, *, dropout: float | None = None, vocab_size: int | Non
     if dropout is not None:
         _set_dropout(config, dropout)
     auto = AutoModelForCausalLM if family.one_sided else AutoModelForSeq2SeqLM
-    model = _read_weights(auto, name, config, local.is_dir())
+    model = _read_weights(auto, name, config, local.is_dir(), how or {})
     if vocab_size is not None:
         check_vocabulary(model, vocab_size, where=name)
-    return model.eval()
+    return prepare(model).eval()
 
 
 def model_type(init: str) -> str:
@@ -100,7 +107,7 @@ def scratch_model(
     dropout: float = 0.0,
     seed: int = 0,
 ) -> PreTrainedModel:
-    """A new model with random weights, the same for the same seed; float32, SDPA, in evaluation mode.
+    """A new model with random weights, the same for the same seed; otherwise as `load_model` gives them.
 
     t5: T5 1.1's shape (gated GELU, RMS norm, 32 relative buckets to distance 128; spec 5.1) unless `size.activation`
     says T5 1.0's ReLU; `layers` on each side, or `decoder_layers` on the decoder's.
@@ -144,21 +151,23 @@ def scratch_model(
             bos_token_id=None,
             **ids,
         )
-    config._attn_implementation = ATTENTION
+    config._attn_implementation = PACKED
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return model_class(config).eval()
+        return prepare(model_class(config)).eval()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asking:
     """How a tuned model was taught to be asked; kept beside its weights in flantune.json.
 
-    `prompt_eos`: prompts ended in EOS, the answer after it. `inputs_len`: tokens a prompt had at most.
+    `prompt_eos`: prompts ended in EOS, the answer after it. `inputs_len`: tokens a prompt had at most. `attention`: of
+    a decoder, whether a prompt's tokens saw each other both ways ("prefix").
     """
 
     prompt_eos: bool
     inputs_len: int | None
+    attention: LookAhead = "causal"
 
 
 def save_model(
@@ -179,9 +188,12 @@ def how_to_ask(init: str, one_sided: bool) -> Asking:
     if not path.is_file():
         return Asking(prompt_eos=not one_sided, inputs_len=None)
     try:
-        return Asking(**json.loads(path.read_text(encoding="utf-8")))
+        asking = Asking(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as e:
-        raise ModelError(f"{path}: expected prompt_eos and inputs_len, got: {e}") from e
+        raise ModelError(f"{path}: expected prompt_eos, inputs_len and attention, got: {e}") from e
+    if asking.attention not in get_args(LookAhead):
+        raise ModelError(f"{path}: attention: expected one of {get_args(LookAhead)}, got {asking.attention!r}")
+    return asking
 
 
 def count_parameters(model: PreTrainedModel) -> int:
@@ -222,18 +234,21 @@ def _read_config(name: str, local: bool) -> PreTrainedConfig:
         raise ModelError(f"{name}: expected a model's config.json that transformers can read: {_first_line(e)}") from e
 
 
-def _read_weights(auto: Any, name: str, config: PreTrainedConfig, local: bool) -> PreTrainedModel:
+def _read_weights(
+    auto: Any, name: str, config: PreTrainedConfig, local: bool, how: Mapping[str, Any]
+) -> PreTrainedModel:
     try:
         with quiet_transformers():
             model, info = auto.from_pretrained(
                 name,
                 config=config,
                 dtype=torch.float32,  # master weights; transformers 5 would keep the file's bf16
-                attn_implementation=ATTENTION,
+                attn_implementation=PACKED,
                 use_safetensors=True,
                 local_files_only=local,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **how,
             )
     except Exception as e:
         raise ModelError(f"{name}: the weights cannot be read: {_first_line(e)}") from e

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import orjson
 
 from flantune.errors import RecipeError
-from flantune.mixtures import Mixture
+from flantune.mixtures import Draw, Mixture
 from flantune.mixtures.counted import Measured
 from flantune.mixtures.row_order import RowOrder
 from flantune.mixtures.unique import unique_store
 from flantune.pipeline.folder import RunFolder, write_text
 from flantune.pipeline.text import collection_documents, file_documents
-from flantune.recipe import Count, Recipe
+from flantune.recipe import Count, Recipe, TextSpec, TokensSpec
 from flantune.tasks import ExampleStore, HeldOutSplit, build_store, split_held_out
 from flantune.tasks.lengths import Side, text_lengths
 from flantune.templates import templates_for
@@ -29,6 +29,8 @@ from flantune.tokens.card import DataCard
 from flantune.tokens.compose import Composer
 from flantune.tokens.encode import EncodedBatch, encode_prompts
 from flantune.tokens.shards import INDEX
+from flantune.tokens.text_share import DOCUMENTS, TextShare, far_from_instructions
+from flantune.tokens.text_share import TASK as TEXT
 from flantune.tokens.token_store import TokenStore
 from flantune.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from flantune.tokens.yields import Sampler
@@ -40,10 +42,15 @@ if TYPE_CHECKING:
 
 SAMPLES = 48  # rendered prompts kept for the report
 LENGTHS = "lengths.json"  # in the run's data folder: what sampled draws came to
-Progress = Callable[[str, int, int], None]  # stage, done, of
 
 
-def quiet(stage: str, done: int, total: int) -> None:
+class Progress(Protocol):
+    """Told where a stage is. `note` is for the eye: what else can be said of it now."""
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "", /) -> None: ...
+
+
+def quiet(stage: str, done: int, total: int, note: str = "", /) -> None:
     """Progress for nobody."""
 
 
@@ -97,8 +104,15 @@ def measure(recipe: Recipe, folder: RunFolder, drawn: Data, progress: Progress =
     tokenizer = open_tokenizer(recipe, folder, drawn)
     side: Side = "targets" if recipe.mixture.count == "target_tokens" else "fields"
     order = RowOrder({task: text_lengths(drawn.store, task, side) for task in drawn.mixture.sizes}, recipe.seed)
-    sampler = Sampler(drawn.mixture, order, drawn.store, tokenizer, recipe.tokens, made_from=drawn.store.fingerprint)
-    yields = sampler.yields(folder.store.parent / LENGTHS, lambda done, total: progress("measure", done, total))
+    readied = Readied(drawn, tokenizer)
+    composer = composer_of(recipe, folder, readied)
+    encode = encoded_draws(recipe, readied, composer)
+    sampler = Sampler(drawn.mixture, order, encode, tokenizer, recipe.tokens, made_from=drawn.store.fingerprint)
+    try:
+        yields = sampler.yields(folder.store.parent / LENGTHS, lambda done, total: progress("measure", done, total))
+    finally:
+        if composer is not None:
+            composer.close()  # the build opens the same tokens to add to them
     return Measured(yields, order)
 
 
@@ -146,45 +160,86 @@ def text_source(recipe: Recipe, data: Data) -> Callable[[int], list[str]]:
     return collection_documents(data.mixture, data.store, recipe.tokens.block)
 
 
+def text_share(recipe: Recipe, spec: TextSpec, data: Data, tokenizer: Tokenizer) -> TextShare:
+    """The plain text among the instructions, where the recipe asks for it."""
+    if spec.text == "files":
+        documents = file_documents([Path(f) for f in spec.files], recipe.seed, DOCUMENTS)
+    else:
+        documents = far_from_instructions(collection_documents(data.mixture, data.store, DOCUMENTS))
+    kind: Literal["encoder-decoder", "causal"] = "causal" if is_one_sided(recipe) else "encoder-decoder"
+    return TextShare(spec, documents, tokenizer, kind, recipe.tokens, recipe.seed)
+
+
 @dataclass(frozen=True, slots=True)
 class Readied:
     """All that a block of the stream is made from."""
 
     data: Data
     tokenizer: Tokenizer
+    text: TextSpec | None = None  # the share of plain text, where there is one
 
     @property
     def fingerprint(self) -> str:
         """Equal where equal blocks are made."""
-        return _digest(self.data.mixture.fingerprint(), self.tokenizer.fingerprint)
+        text = [] if self.text is None else [self.text.model_dump_json()]
+        return _digest(self.data.mixture.fingerprint(), self.tokenizer.fingerprint, *text)
 
 
 def reopen(recipe: Recipe, folder: RunFolder) -> Readied:
     """What a build has readied in the run's folder, for another process; the collections are not looked at."""
     whole = recipe.duplicates.drop == "none"
     data = data_of(recipe, folder, ExampleStore.open(folder.store if whole else folder.unique))
-    return Readied(data, open_tokenizer(recipe, folder, data))
+    return Readied(data, open_tokenizer(recipe, folder, data), recipe.mixture.text)
 
 
 def encoded_blocks(recipe: Recipe, folder: RunFolder, readied: Readied) -> Callable[[int], EncodedBatch]:
-    """Block b of the stream, encoded: a pure function of b.
+    """Block b of the stream, encoded: a pure function of b. Plain text stands among the instructions where the recipe
+    has a share of it."""
+    size = recipe.tokens.block
+    instructions = encoded_spans(recipe, folder, readied)
+    if recipe.mixture.text is None:
+        return lambda b: instructions(b * size, (b + 1) * size)
+    text = text_share(recipe, recipe.mixture.text, readied.data, readied.tokenizer)
+    return lambda b: text.blend(instructions, b * size, (b + 1) * size)
 
-    Composed from the run's token store where the recipe reuses tokens and the tokenizer allows it, else rendered.
-    """
-    data, tokenizer, spec = readied.data, readied.tokenizer, recipe.tokens
+
+def encoded_spans(recipe: Recipe, folder: RunFolder, readied: Readied) -> Callable[[int, int], EncodedBatch]:
+    """The mixture's prompts from one place of the stream to another, encoded."""
+    composer = composer_of(recipe, folder, readied)
+    if composer is not None:
+        return lambda start, stop: composer.encode(start, stop, **lengths_of(recipe.tokens))
+    encode, mixture = encoded_draws(recipe, readied), readied.data.mixture
+    return lambda start, stop: encode(list(mixture.draws(start, stop)))
+
+
+def encoded_draws(
+    recipe: Recipe, readied: Readied, composer: Composer | None = None
+) -> Callable[[Sequence[Draw]], EncodedBatch]:
+    """Draws of the mixture, encoded, wherever they stand: composed where there is a composer, else rendered."""
+    data, lengths = readied.data, lengths_of(recipe.tokens)
+    if composer is not None:
+        return lambda draws: composer.encode_draws(draws, **lengths)
+
+    def rendered(draws: Sequence[Draw]) -> EncodedBatch:
+        return encode_prompts([data.mixture.prompt_of(d, data.store) for d in draws], readied.tokenizer, **lengths)
+
+    return rendered
+
+
+def composer_of(recipe: Recipe, folder: RunFolder, readied: Readied) -> Composer | None:
+    """From the run's token store, where the recipe reuses tokens and the tokenizer allows it."""
+    data, tokenizer = readied.data, readied.tokenizer
+    boundaries = boundaries_of(tokenizer) if recipe.tokens.reuse else None
+    if boundaries is None:
+        return None
+    tokens = TokenStore(data.store, boundaries, folder.tokens, tokenizer.fingerprint)
+    return Composer(data.mixture, data.store, tokenizer, tokens)
+
+
+def lengths_of(spec: TokensSpec) -> dict[str, int]:
+    """What one example may have, as `encode_prompts` names it."""
     inputs_len, targets_len = spec.example_lens
-    lengths = {"inputs_len": inputs_len, "targets_len": targets_len, "few_shot_margin": spec.few_shot_margin}
-    boundaries = boundaries_of(tokenizer) if spec.reuse else None
-    if boundaries is not None:
-        tokens = TokenStore(data.store, boundaries, folder.tokens, tokenizer.fingerprint)
-        composer = Composer(data.mixture, data.store, tokenizer, tokens)
-        return lambda b: composer.encode(b * spec.block, (b + 1) * spec.block, **lengths)
-
-    def block(b: int) -> EncodedBatch:
-        prompts = data.mixture.prompts(range(b * spec.block, (b + 1) * spec.block), data.store)
-        return encode_prompts(list(prompts), tokenizer, **lengths)
-
-    return block
+    return {"inputs_len": inputs_len, "targets_len": targets_len, "few_shot_margin": spec.few_shot_margin}
 
 
 def build(recipe: Recipe, folder: RunFolder, progress: Progress = quiet, workers: Workers | None = None) -> DataCard:
@@ -193,7 +248,7 @@ def build(recipe: Recipe, folder: RunFolder, progress: Progress = quiet, workers
     `workers` make the blocks ahead, here or on other machines; the bytes written are the same.
     """
     data = open_data(recipe, folder, progress)
-    readied = Readied(data, open_tokenizer(recipe, folder, data))
+    readied = Readied(data, open_tokenizer(recipe, folder, data), recipe.mixture.text)
     write_samples(data, folder.samples)
     one_sided = is_one_sided(recipe)
     with block_source(recipe, folder, readied, one_sided, workers) as blocks:
@@ -204,9 +259,17 @@ def build(recipe: Recipe, folder: RunFolder, progress: Progress = quiet, workers
             folder.shards,
             one_sided=one_sided,
             fingerprint=readied.fingerprint,
-            asked_shares=data.mixture.shares(),
+            asked_shares=asked_shares(recipe, data),
             on_progress=lambda rows, total, _: progress("build", rows, total),
         )
+
+
+def asked_shares(recipe: Recipe, data: Data) -> dict[str, float]:
+    """By task; plain text has its own, and the tasks what that leaves."""
+    shares, text = data.mixture.shares(), recipe.mixture.text
+    if text is None:
+        return shares
+    return {**{task: share * (1 - text.share) for task, share in shares.items()}, TEXT: text.share}
 
 
 def block_source(

@@ -5,12 +5,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flantune.errors import RecipeError, StateError
-from flantune.evals import Setting, benchmark_named, compare, run_evaluation, settings_of, write_comparison
+from flantune.evals import (
+    Setting,
+    as_rows,
+    compare,
+    compare_abilities,
+    compare_groups,
+    file_settings,
+    run_evaluation,
+    settings_of,
+    write_comparison,
+)
 from flantune.evals.collection import Tasks
 from flantune.inference import Engine
 from flantune.models.family import family_of
@@ -57,7 +68,8 @@ def evaluate_run(
         )
     if len(sides) == 2:
         first, second = (folder.evals / s.name / "items.parquet" for s in sides)
-        write_comparison(compare(first, second), folder.comparison)
+        groups, abilities = compare_groups(first, second), compare_abilities(first, second)
+        write_comparison(compare(first, second), folder.comparison, groups, abilities)
     from flantune.pipeline.contamination import check_run  # which makes settings as this module does
 
     check_run(recipe, folder, data, progress)
@@ -71,23 +83,38 @@ def run_settings(recipe: Recipe, data: Data) -> list[Setting]:
         if spec.name == HELD_OUT:
             if not data.split.held_out:
                 raise RecipeError("eval.benchmarks: 'held_out' needs held-out tasks; state them under 'held_out'.")
-            settings += _task_settings(spec, data.store, data.split.held_out, recipe.seed)
+            settings += task_settings(spec, data.store, reported_tasks(recipe, data.split.held_out), recipe.seed)
         else:
             settings += file_settings(spec, recipe.vars.get("data"), recipe.seed)
     return settings
 
 
-def file_settings(spec: BenchmarkSpec, data: str | None, seed: int) -> list[Setting]:
-    benchmark = benchmark_named(spec.name)
-    if spec.path is None and data is None:
-        raise RecipeError(f"benchmark {spec.name}: no files named. Give its 'path', or --data DIR.")
-    path = Path(spec.path) if spec.path else Path(str(data)) / benchmark.folder
-    if not path.exists():
-        raise RecipeError(f"benchmark {spec.name}: {path}: no such file or folder.")
-    return settings_of(spec, benchmark, path, seed)
+def selection_tasks(recipe: Recipe, held_out: Sequence[str]) -> tuple[str, ...]:
+    """The held-out tasks that choose the checkpoint. Raises RecipeError for a pattern that matches none."""
+    chosen: set[str] = set()
+    for pattern in recipe.selection.tasks:
+        matched = {name for name in held_out if fnmatchcase(name, pattern)}
+        if not matched:
+            raise RecipeError(
+                f"selection.tasks: '{pattern}' matches no held-out task. Held out: {', '.join(held_out) or 'none'}."
+            )
+        chosen |= matched
+    return tuple(name for name in held_out if name in chosen)
 
 
-def _task_settings(spec: BenchmarkSpec, store: ExampleStore, tasks: tuple[str, ...], seed: int) -> list[Setting]:
+def reported_tasks(recipe: Recipe, held_out: Sequence[str]) -> tuple[str, ...]:
+    """The other held-out tasks: what was chosen on is not reported."""
+    chosen = selection_tasks(recipe, held_out)
+    left = tuple(name for name in held_out if name not in chosen)
+    if not left:
+        raise RecipeError(
+            "selection.tasks: all held-out tasks choose the checkpoint, none is left for eval.benchmarks 'held_out'. "
+            "Leave some out of it."
+        )
+    return left
+
+
+def task_settings(spec: BenchmarkSpec, store: ExampleStore, tasks: tuple[str, ...], seed: int) -> list[Setting]:
     lengths = {"direct": spec.max_new_tokens or 128, "cot": spec.max_new_tokens or 256}
     benchmark = Tasks(store, tasks, name=HELD_OUT, max_new_tokens=lengths)
     with_rationale = any(store.tasks[t].has_rationale for t in tasks)
@@ -105,14 +132,14 @@ def open_engine(model: str, spec: EvalSpec, inputs_len: int, tokenizer: str | No
     where = located(model)
     words = load_tokenizer(tokenizer or where)
     loaded = on_best_device(load_model(where, dropout=0.0, vocab_size=words.vocab_size))
-    family = family_of(loaded)
+    asking = how_to_ask(where, family_of(loaded).one_sided)
     engine = Engine(
         loaded,
         words,
-        "causal" if family.one_sided else "encoder-decoder",
+        asking.attention if family_of(loaded).one_sided else "encoder-decoder",
         max_inputs=spec.max_inputs or inputs_len,
         batch_tokens=spec.batch_tokens,
-        prompt_eos=how_to_ask(where, family.one_sided).prompt_eos,
+        prompt_eos=asking.prompt_eos,
         precision=choose_precision(spec.precision, best_device()),
     )
     return engine, model_fingerprint(where, words.fingerprint)
@@ -134,12 +161,6 @@ def model_fingerprint(model: str, tokenizer: str) -> str:
     return digest.hexdigest()
 
 
-def as_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """A summary's entries without their per-task tables, for a terminal or --json."""
-    kept = ("benchmark", "mode", "shots", "score", "interval", "items", "extraction_rate", "truncated", "shots_dropped")
-    return [{k: entry[k] for k in kept} for entry in summary.get("results", [])]
-
-
 def comparison_rows(path: Path) -> list[dict[str, Any]]:
     """The whole-setting rows of compare.json."""
     import orjson
@@ -149,4 +170,12 @@ def comparison_rows(path: Path) -> list[dict[str, Any]]:
     return [r for r in orjson.loads(path.read_bytes())["rows"] if r["task"] is None]
 
 
-__all__ = ["Side", "as_rows", "comparison_rows", "evaluate_run", "file_settings", "open_engine", "run_settings"]
+__all__ = [
+    "Side",
+    "as_rows",
+    "comparison_rows",
+    "evaluate_run",
+    "file_settings",
+    "open_engine",
+    "run_settings",
+]

@@ -19,8 +19,8 @@ from flantune.recipe import Recipe
 from flantune.whole import write_whole
 
 # What may change between two calls without making earlier stages' files another run's.
-_FREE = ("eval", "runs", "vars", "max_rejected")
-_FREE_ENDINGS = ("tokens.reuse", ".threads", ".checkpoint_every", ".keep_checkpoints", ".log_every")
+_FREE = ("eval", "runs", "vars", "max_rejected", "preset")  # a preset's values stand in the recipe by now
+_FREE_ENDINGS = ("tokens.reuse", ".threads", ".checkpoint_every", ".keep_checkpoints", ".log_every", ".watch")
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pyarrow", "safetensors")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flantune.errors import RecipeError
 from flantune.pipeline.data import Progress, build, open_data, quiet
 from flantune.pipeline.evaluation import Side, as_rows, comparison_rows, evaluate_run
 from flantune.pipeline.folder import open_run
@@ -46,6 +48,8 @@ class RunResult:
 
 def run(recipe: Recipe, *, fresh: bool = False, progress: Progress = quiet) -> RunResult:
     """Every stage in order; what is done is skipped, so the same command goes on after an interruption."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RecipeError("flantune run is one process. Under torchrun give 'flantune train'; then eval and report.")
     folder = open_run(recipe, fresh=fresh)
     build(recipe, folder, progress)
     finetune(recipe, folder, progress)

@@ -82,6 +82,31 @@ def loss(metrics: Sequence[Record], name: str) -> str:
     return _html(figure, name)
 
 
+def selection(told: Record, name: str) -> str:
+    """What was measured at each step, and the step chosen by it."""
+    points = told["evaluations"]
+    chosen = [p for p in points if p["step"] == told["chosen"]]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[p["step"] for p in points],
+        y=[p["value"] for p in points],
+        name="measured",
+        mode="lines+markers",
+        line={"color": BASE, "width": 2},
+        marker={"size": 7, "symbol": "circle-open"},
+    )
+    figure.add_scatter(
+        x=[p["step"] for p in chosen],
+        y=[p["value"] for p in chosen],
+        name="chosen",
+        mode="markers",
+        marker={"size": 13, "symbol": "diamond", "color": TUNED},
+    )
+    unit = "loss, nats per target token" if told["by"] == "loss" else "mean score"
+    figure.update_layout(xaxis_title="optimizer step", yaxis_title=unit)
+    return _html(figure, name)
+
+
 def smooth(values: Sequence[float | None], span: int) -> list[float | None]:
     """Exponential moving average with weight 2 / (span + 1), its start not biased to 0; gaps stay gaps."""
     keep = 1 - 2 / (span + 1)

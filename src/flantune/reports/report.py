@@ -129,7 +129,14 @@ def _training(run: RunFiles) -> dict[str, Any]:
     ):
         figure = _figure(figures.loss(metrics, name)) if metrics else None
         stages.append((title, figure, tables.training_steps(metrics) if metrics else None))
-    return {"stages": stages, "pretrain_stated": run.recipe.get("pretrain") is not None}
+    chosen = run.selection if run.selection and run.selection["evaluations"] else None
+    return {
+        "stages": stages,
+        "pretrain_stated": run.recipe.get("pretrain") is not None,
+        "fixed_step": (run.recipe.get("selection") or {}).get("by", "last") == "last",
+        "selection": None if chosen is None else tables.selection(chosen),
+        "selection_figure": None if chosen is None else _figure(figures.selection(chosen, "figure-selection")),
+    }
 
 
 def _benchmark(run: RunFiles, setting: str) -> str | None:

@@ -29,6 +29,7 @@ class RunFiles:
     samples: tuple[Record, ...]
     pretrain_metrics: tuple[Record, ...]
     metrics: tuple[Record, ...]
+    selection: Record | None  # measurements that a checkpoint was chosen by
     summaries: Mapping[str, Mapping[str, Record]]  # side -> setting -> entry; only sides that were evaluated
     items: Mapping[str, Path]  # side -> items.parquet
     comparison: tuple[Record, ...] | None  # tuned - base, whole settings and their tasks
@@ -69,6 +70,7 @@ def read_run(root: Path, num_rejected: int = 12) -> RunFiles:
         samples=_json_lines(root / "data" / "samples.jsonl"),
         pretrain_metrics=_json_lines(root / "pretrain" / "metrics.jsonl"),
         metrics=_json_lines(root / "metrics.jsonl"),
+        selection=_json(root / "selection.json"),
         summaries=summaries,
         items=items,
         comparison=None if compared is None else tuple(compared["rows"]),

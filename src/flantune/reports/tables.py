@@ -387,6 +387,29 @@ def training_steps(metrics: Sequence[Record], most: int = 12) -> Table:
     )
 
 
+def selection(told: Record) -> Table:
+    """Every measurement that the checkpoint was chosen by."""
+    parts = sorted({part for point in told["evaluations"] for part in point["parts"]})
+    names = {"target_tokens": "target tokens"}
+    split = [*told["split"]["tasks"], *(b["name"] for b in told["split"]["benchmarks"])]
+    better = "the lowest" if told["by"] == "loss" else "the highest"
+    ended = "; training stopped early, nothing better came" if told["stopped"] else ""
+    return Table(
+        columns=("step", told["by"], *(names.get(part, part) for part in parts), "chosen"),
+        rows=tuple(
+            (
+                count(point["step"]),
+                _number(point["value"]),
+                *(_number(point["parts"].get(part)) for part in parts),
+                text("yes" if point["step"] == told["chosen"] else "no"),
+            )
+            for point in told["evaluations"]
+        ),
+        caption=f"Chosen by {better} {told['by']} on {', '.join(split)}, which are neither trained on nor "
+        f"reported{ended}",
+    )
+
+
 def _number(value: Any) -> Cell:
     if value is None:
         return Cell(MISSING)

@@ -136,4 +136,3 @@ def _of_sentencepiece(processor: Any) -> Boundaries | None:
 
     doubts = NearTies(model, processor.normalize) if trainer.model_type == trainer.UNIGRAM else None
     return Boundaries(_ANY if breaks_are_blanks else _BLANK, "", encode, doubts)
-

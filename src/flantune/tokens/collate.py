@@ -50,6 +50,8 @@ class EncDecBatch(_Movable):
     target_segments: torch.Tensor
     target_positions: torch.Tensor
     loss_weights: torch.Tensor  # (B, targets_len) float32
+    input_lengths: tuple[Tokens, ...]  # of each row's examples; on the host, whatever the device
+    target_lengths: tuple[Tokens, ...]
     indices: tuple[tuple[int, ...], ...]  # stream indices of each row's examples
     tasks: tuple[tuple[str, ...], ...]
 
@@ -76,6 +78,8 @@ class CausalBatch(_Movable):
     labels: torch.Tensor
     loss_weights: torch.Tensor  # (B, L) float32
     in_inputs: torch.Tensor  # (B, L) bool
+    lengths: tuple[Tokens, ...]  # of each row's examples, inputs and targets; on the host, whatever the device
+    input_lengths: tuple[Tokens, ...]
     indices: tuple[tuple[int, ...], ...]
     tasks: tuple[tuple[str, ...], ...]
 
@@ -111,6 +115,8 @@ def collate_encdec(
         target_segments=target_segments,
         target_positions=_stack([segment_positions(n) for _, n in targets], targets_width, 0),
         loss_weights=(target_segments > 0).to(torch.float32),
+        input_lengths=tuple(r.inputs_lengths for r in rows),
+        target_lengths=tuple(r.targets_lengths for r in rows),
         indices=tuple(tuple(r.indices.tolist()) for r in rows),
         tasks=tuple(r.tasks for r in rows),
     )
@@ -136,6 +142,8 @@ def collate_causal(
         labels=_stack(labels, width, IGNORE),
         loss_weights=_stack(weights, width, 0).to(torch.float32),
         in_inputs=_stack([~is_target for _, is_target, _ in joined], width, 0).to(torch.bool),
+        lengths=tuple(n for _, _, n in joined),
+        input_lengths=tuple(r.inputs_lengths for r in rows),
         indices=tuple(tuple(r.indices.tolist()) for r in rows),
         tasks=tuple(r.tasks for r in rows),
     )

@@ -1,16 +1,16 @@
-"""Plain text as training examples: T5's span corruption, prefix splits, plain language modelling; keyed by index."""
+"""Plain text as training examples: T5's span corruption, UL2's mixture, prefix splits, plain language modelling."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from flantune.errors import ModelError
-from flantune.recipe import PretrainSpec
+from flantune.errors import ModelError, RecipeError
+from flantune.recipe import ObjectiveSpec
 from flantune.types import Encoded, Tokens
 
 TASK = "pretrain"
@@ -38,26 +38,72 @@ def pretraining_example(
     index: int,
     *,
     seed: int,
-    spec: PretrainSpec,
+    spec: ObjectiveSpec,
     eos_id: int,
     sentinel_ids: Sequence[int],
+    mode_ids: Mapping[str, int] | None = None,
     kind: Literal["encoder-decoder", "causal"] = "encoder-decoder",
+    task: str = TASK,
 ) -> Encoded:
     """The window at place `index` of the stream as an example, a function of its arguments alone.
 
-    Encoder-decoder: span corruption, or with probability `spec.prefix_share` a split at a random place. Causal: the
-    whole window is target and there are no inputs.
+    `spec.objective` says what is asked of it (`chosen_objective`); of span corruption, `spec.prefix_share` of the
+    examples are split at a random place instead. ul2 and ul2r: flantune.tokens.ul2. In a decoder's row, where the
+    inputs run into the targets, no EOS stands between them; plain language modelling has no inputs at all.
     """
-    rng = keyed_generator(seed, index)
-    if kind == "causal":
+    rng = keyed_generator(seed, index, task)
+    objective = chosen_objective(spec, kind)
+    joined = kind == "causal"
+    if objective == "lm":
         inputs, targets = np.empty(0, dtype=np.int32), tokens.astype(np.int32, copy=False)
         template = "lm"
-    elif rng.random() < spec.prefix_share:
+    elif objective in ("ul2", "ul2r"):
+        from flantune.tokens.ul2 import denoised
+
+        inputs, targets, template = denoised(tokens, index, spec, seed, eos_id, sentinel_ids, mode_ids or {}, rng)
+    elif objective == "prefix" or rng.random() < spec.prefix_share:
         (inputs, targets), template = prefix_split(tokens, eos_id, rng), "prefix"
     else:
         inputs, targets = span_corrupt(tokens, spec.noise_density, spec.mean_span, sentinel_ids, eos_id, rng)
         template = "span_corruption"
-    return Encoded(inputs=inputs, targets=targets, index=index, task=TASK, template=template, mixture=TASK)
+    if joined and len(inputs):
+        inputs = inputs[:-1]
+        if template in ("prefix", "S"):
+            targets = targets[:-1]  # the text goes on after the window, and has its own EOS where it ends
+    return Encoded(inputs=inputs, targets=targets, index=index, task=task, template=template, mixture=task)
+
+
+def chosen_objective(
+    spec: ObjectiveSpec, kind: Literal["encoder-decoder", "causal"]
+) -> Literal["span_corruption", "prefix", "lm", "ul2", "ul2r"]:
+    """What auto comes to. Raises RecipeError for plain language modelling of an encoder-decoder."""
+    if spec.objective == "auto":
+        return "lm" if kind == "causal" else "span_corruption"
+    if spec.objective == "lm" and kind != "causal":
+        raise RecipeError("objective: lm: expected a decoder; an encoder-decoder needs inputs, as 'prefix' gives it.")
+    return spec.objective
+
+
+def longest_sides(spec: ObjectiveSpec, kind: Literal["encoder-decoder", "causal"], window: int) -> tuple[int, int]:
+    """Tokens of inputs and targets that any example of a window has at most, T5's arithmetic; EOS counted."""
+    objective = chosen_objective(spec, kind)
+    if objective == "lm":
+        return 0, window
+    if objective in ("ul2", "ul2r"):
+        from flantune.tokens.ul2 import denoisers
+
+        mixture = denoisers(spec)
+        pairs = [_corrupted(window, d.noise_density, d.mean_span) for d in mixture if d.kind != "S"]
+        pairs += [(window, window)] * any(d.kind == "S" for d in mixture)
+        return max(a for a, _ in pairs) + 1, max(b for _, b in pairs)  # and the mode token
+    split = [(window, window)] if objective == "prefix" or spec.prefix_share > 0 else []
+    corrupted = [_corrupted(window, spec.noise_density, spec.mean_span)] if objective == "span_corruption" else []
+    return max(a for a, _ in [*split, *corrupted]), max(b for _, b in [*split, *corrupted])
+
+
+def _corrupted(window: int, noise_density: float, mean_span: float) -> tuple[int, int]:
+    num_noise, num_spans = noise_counts(window, noise_density, mean_span)
+    return window - num_noise + num_spans + 1, num_noise + num_spans + 1
 
 
 def keyed_generator(seed: int, index: int, name: str = TASK) -> np.random.Generator:
@@ -100,15 +146,20 @@ def spans_noise_mask(
     """
     if length < 2:
         raise ValueError(f"span corruption needs at least 2 tokens, got {length}")
-    num_noise = int(np.round(np.float32(length) * np.float32(noise_density)))
-    num_noise = min(max(num_noise, 1), length - 1)
+    num_noise, num_spans = noise_counts(length, noise_density, mean_span)
     num_kept = length - num_noise
-    num_spans = max(int(np.round(np.float32(num_noise) / np.float32(mean_span))), 1)
-    num_spans = min(num_spans, num_kept)
     noise_lengths = random_partition(num_noise, num_spans, rng)
     kept_lengths = random_partition(num_kept, num_spans, rng)
     spans = np.stack([kept_lengths, noise_lengths], axis=1).reshape(-1)
     return np.repeat(np.arange(len(spans)) % 2 == 1, spans)
+
+
+def noise_counts(length: int, noise_density: float, mean_span: float) -> tuple[int, int]:
+    """Noise tokens and spans of a window."""
+    num_noise = int(np.round(np.float32(length) * np.float32(noise_density)))
+    num_noise = min(max(num_noise, 1), length - 1)
+    num_spans = max(int(np.round(np.float32(num_noise) / np.float32(mean_span))), 1)
+    return num_noise, min(num_spans, length - num_noise)
 
 
 def random_partition(items: int, parts: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:

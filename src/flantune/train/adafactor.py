@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, overload
 
 import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
+
+from flantune.train.parallel import local, sharded_dim
 
 EPSILON_SQUARED_GRADIENT = 1e-30
 MIN_PARAMETER_SCALE = 1e-3  # a tensor with a smaller RMS moves as if it had this one
 CLIP_RMS = 1.0
 DECAY_EXPONENT = 0.8
+BUCKET = 1 << 26  # numbers of sharded parameters on a rank that are updated together: their updates live at once
 
 
 class Adafactor(torch.optim.Optimizer):
@@ -24,6 +30,9 @@ class Adafactor(torch.optim.Optimizer):
 
     No momentum, no weight decay. State is float32, or float64 for float64 parameters. `step_offset` counts virtual
     steps already done: T5X restores the step with the weights, which makes beta2 nearly 1 from the start; 0 is fresh.
+
+    Parameters may be spread over ranks in one dim (FSDP2's DTensor), evenly or not: means are over the whole tensor,
+    state is spread as its parameter is, and a step needs two sums over the ranks for each `BUCKET` of numbers.
     """
 
     def __init__(self, params: Iterable[Any], lr: float, *, min_dim_factored: int = 128, step_offset: int = 0) -> None:
@@ -40,45 +49,161 @@ class Adafactor(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
+            for bucket in _buckets([p for p in group["params"] if p.grad is not None]):
+                self._update(bucket, group)
         return loss
 
-    def _update(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
+    def _update(self, parameters: Sequence[torch.Tensor], group: dict[str, Any]) -> None:
+        """Parameters of one bucket: statistics, a sum over ranks, the update's size, another sum, the step."""
+        works = [self._begin(parameter, group) for parameter in parameters]
+        spread = works[0].group
+        _sum_over_ranks([partial for work in works for partial in work.partials], spread)
+        for work in works:
+            work.update_means()
+        sizes = [work.make_update() for work in works]
+        _sum_over_ranks(sizes, spread)
+        for work, size in zip(works, sizes, strict=True):
+            work.move(size, group["lr"])
+
+    def _begin(self, parameter: torch.Tensor, group: dict[str, Any]) -> _Work:
         state = self.state[parameter]
-        dims = factored_dims(parameter.shape, group["min_dim_factored"])
         if not state:
-            self._start(state, parameter, dims)
+            self.start(parameter, group["min_dim_factored"])
         state["step"] += 1
         beta2 = decay_rate(int(state["step"]) + group["step_offset"])
-        kind = _state_dtype(parameter)
-        gradient = parameter.grad.to(kind)  # type: ignore[union-attr]
-        squared = gradient.square().add_(EPSILON_SQUARED_GRADIENT)
-        if dims is None:
-            second = state["v"].mul_(beta2).add_(squared, alpha=1 - beta2)
-            update = squared.copy_(second).rsqrt_().mul_(gradient)
-        else:
-            rows_dim, columns_dim = dims  # row means average over columns_dim and so keep rows_dim
-            row = state["v_row"].mul_(beta2).add_(squared.mean(columns_dim), alpha=1 - beta2)
-            column = state["v_col"].mul_(beta2).add_(squared.mean(rows_dim), alpha=1 - beta2)
-            kept = rows_dim if rows_dim < columns_dim else rows_dim - 1  # where rows_dim stands in `row`
-            row_factor = (row / row.mean(kept, keepdim=True)).rsqrt_().unsqueeze(columns_dim)
-            update = gradient * row_factor * column.rsqrt().unsqueeze(rows_dim)
-        update.div_(_rms(update).div_(CLIP_RMS).clamp_(min=1.0))
-        step_size = _rms(parameter.to(kind)).clamp_(min=MIN_PARAMETER_SCALE).mul_(group["lr"])
-        parameter.sub_((update * step_size).to(parameter.dtype))
+        return _Work.of(parameter, state, factored_dims(parameter.shape, group["min_dim_factored"]), beta2)
 
-    @staticmethod
-    def _start(state: dict[str, Any], parameter: torch.Tensor, dims: tuple[int, int] | None) -> None:
+    def start(self, parameter: torch.Tensor, min_dim_factored: int | None = None) -> dict[str, torch.Tensor]:
+        """The state of a parameter before its first step, made and kept."""
+        least = self.defaults["min_dim_factored"] if min_dim_factored is None else min_dim_factored
+        dims, kind = factored_dims(parameter.shape, least), _state_dtype(parameter)
+        state: dict[str, torch.Tensor] = self.state[parameter]
         state["step"] = torch.zeros((), dtype=torch.int64)  # on the CPU: reading it never waits for the device
-        kind = _state_dtype(parameter)
         if dims is None:
             state["v"] = torch.zeros_like(parameter, dtype=kind)
+        else:
+            rows_dim, columns_dim = dims
+            state["v_row"] = _zeros_without(parameter, columns_dim, kind)
+            state["v_col"] = _zeros_without(parameter, rows_dim, kind)
+        return state
+
+
+@dataclass(slots=True)
+class _Work:
+    """A parameter within one step. Tensors are this rank's parts; `shape` and `numel` are of the whole tensor.
+
+    `partials` are sums over this rank's part of a dim that is spread, to be summed over the ranks in place.
+    """
+
+    parameter: torch.Tensor
+    gradient: torch.Tensor
+    state: dict[str, torch.Tensor]
+    dims: tuple[int, int] | None
+    beta2: float
+    shape: torch.Size
+    spread_dim: int | None
+    group: Any
+    partials: list[torch.Tensor] = field(default_factory=list)
+    update: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+
+    @classmethod
+    def of(cls, whole: torch.Tensor, state: dict[str, Any], dims: tuple[int, int] | None, beta2: float) -> _Work:
+        assert whole.grad is not None
+        dim, group = sharded_dim(whole) or (None, None)
+        parameter, gradient = local(whole.detach()), local(whole.grad).to(_state_dtype(whole))
+        kept = {name: local(value) for name, value in state.items()}
+        work = cls(parameter, gradient, kept, dims, beta2, whole.shape, dim, group)
+        work._observe()
+        return work
+
+    def _observe(self) -> None:
+        """Squares into the running means, wherever they are whole here."""
+        self.partials.append(self.parameter.to(self.gradient.dtype).square().sum())
+        squared = self.gradient.square().add_(EPSILON_SQUARED_GRADIENT)
+        if self.dims is None:
+            self.state["v"].mul_(self.beta2).add_(squared, alpha=1 - self.beta2)
             return
-        rows_dim, columns_dim = dims
-        state["v_row"] = parameter.new_zeros(_without(parameter.shape, columns_dim), dtype=kind)
-        state["v_col"] = parameter.new_zeros(_without(parameter.shape, rows_dim), dtype=kind)
+        rows_dim, columns_dim = self.dims
+        row, column = squared.sum(columns_dim), squared.sum(rows_dim)
+        self.partials += [row] if self.spread_dim == columns_dim else []
+        self.partials += [column] if self.spread_dim == rows_dim else []
+        if self.spread_dim != columns_dim:
+            self._mean_into("v_row", row, columns_dim)
+        if self.spread_dim != rows_dim:
+            self._mean_into("v_col", column, rows_dim)
+        else:
+            self.partials.append(self.state["v_row"].sum(self._kept, keepdim=True))
+
+    def update_means(self) -> None:
+        """The means that had to wait for the other ranks' parts."""
+        if self.dims is None or self.spread_dim is None:
+            return
+        rows_dim, columns_dim = self.dims
+        if self.spread_dim == columns_dim:
+            self._mean_into("v_row", self.partials[1], columns_dim)
+        elif self.spread_dim == rows_dim:
+            self._mean_into("v_col", self.partials[1], rows_dim)
+
+    def make_update(self) -> torch.Tensor:
+        """Gradient over root mean square, not clipped yet. Returns the sum of its squares here."""
+        if self.dims is None:
+            self.update = self.state["v"].rsqrt().mul_(self.gradient)
+        else:
+            rows_dim, columns_dim = self.dims
+            row = self.state["v_row"]
+            total = self.partials[2] if self.spread_dim == rows_dim else row.sum(self._kept, keepdim=True)
+            row_factor = (row / (total / self.shape[rows_dim])).rsqrt_().unsqueeze(columns_dim)
+            self.update = self.gradient * row_factor
+            self.update.mul_(self.state["v_col"].rsqrt().unsqueeze(rows_dim))
+        return self.update.square().sum()
+
+    def move(self, update_size: torch.Tensor, rate: float) -> None:
+        """`update_size` is the sum of squares over the whole tensor."""
+        numel = self.shape.numel()
+        clip = (update_size / numel).sqrt_().div_(CLIP_RMS).clamp_(min=1.0)
+        scale = (self.partials[0] / numel).sqrt_().clamp_(min=MIN_PARAMETER_SCALE)
+        self.parameter.sub_(self.update.mul_(scale.mul_(rate).div_(clip)).to(self.parameter.dtype))
+
+    def _mean_into(self, name: str, total: torch.Tensor, over: int) -> None:
+        self.state[name].mul_(self.beta2).add_(total, alpha=(1 - self.beta2) / self.shape[over])
+
+    @property
+    def _kept(self) -> int:
+        """Where the rows' dim stands in the row means, which have lost the columns' dim."""
+        assert self.dims is not None
+        rows_dim, columns_dim = self.dims
+        return rows_dim if rows_dim < columns_dim else rows_dim - 1
+
+
+def _buckets(parameters: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """One tensor at a time where it is whole; those spread over the same ranks together, up to `BUCKET` numbers."""
+    waiting: dict[Any, list[torch.Tensor]] = {}
+    for parameter in parameters:
+        spread = sharded_dim(parameter)
+        if spread is None:
+            yield [parameter]
+            continue
+        key = (spread[1], _state_dtype(parameter), parameter.device)
+        bucket = waiting.setdefault(key, [])
+        # By the whole size, which is the same on every rank: buckets must be too.
+        size = dist.get_world_size(spread[1])
+        if bucket and sum(p.numel() for p in bucket) + parameter.numel() > BUCKET * size:
+            yield waiting.pop(key)
+            bucket = waiting.setdefault(key, [])
+        bucket.append(parameter)
+    yield from waiting.values()
+
+
+def _sum_over_ranks(tensors: Sequence[torch.Tensor], group: Any) -> None:
+    """In place, all in one exchange. Nothing to do without a group."""
+    if group is None:
+        return
+    joined = torch.cat([t.reshape(-1) for t in tensors])
+    dist.all_reduce(joined, group=group)
+    at = 0
+    for tensor in tensors:
+        tensor.copy_(joined[at : at + tensor.numel()].view_as(tensor))
+        at += tensor.numel()
 
 
 def decay_rate(step: int) -> float:
@@ -95,13 +220,20 @@ def factored_dims(shape: torch.Size, min_dim: int) -> tuple[int, int] | None:
     return (rows_dim, columns_dim) if shape[rows_dim] >= min_dim else None
 
 
-def _without(shape: torch.Size, dim: int) -> list[int]:
-    return [size for d, size in enumerate(shape) if d != dim]
+def _zeros_without(parameter: torch.Tensor, dim: int, kind: torch.dtype) -> torch.Tensor:
+    """Zeros of the parameter's shape without `dim`, spread over the ranks as it is where that dim is left."""
+    shape = torch.Size(size for d, size in enumerate(parameter.shape) if d != dim)
+    if not isinstance(parameter, DTensor):
+        return parameter.new_zeros(shape, dtype=kind)
+    own = parameter.to_local()
+    zeros = own.new_zeros([size for d, size in enumerate(own.shape) if d != dim], dtype=kind)
+    places: list[Placement] = []
+    for place in parameter.placements:
+        stays = isinstance(place, Shard) and place.dim != dim
+        places.append(Shard(place.dim - (place.dim > dim)) if stays else Replicate())  # type: ignore[attr-defined]
+    stride = torch.empty(shape, device="meta").stride()
+    return DTensor.from_local(zeros, parameter.device_mesh, places, run_check=False, shape=shape, stride=stride)
 
 
 def _state_dtype(parameter: torch.Tensor) -> torch.dtype:
     return torch.float64 if parameter.dtype == torch.float64 else torch.float32
-
-
-def _rms(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.square().mean().sqrt()

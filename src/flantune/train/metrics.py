@@ -1,16 +1,16 @@
-"""What a training run says of itself: metrics.jsonl and TensorBoard, each step once however often it resumed."""
+"""What a training run says of itself: metrics.jsonl and who else watches, each step once however often it resumed."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
+from flantune.train.watch import Watcher, open_watchers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,14 +66,28 @@ class Metrics:
     accuracy: float  # share of target tokens predicted right, the right tokens before them given
     learning_rate: float
     grad_norm: float
-    tokens_per_second: float  # input and target tokens, without padding
+    tokens_per_second: float  # input and target tokens, without padding, of all ranks
     seconds: float  # of training since the start, without loading and saving
     examples: int
     input_tokens: int
     target_tokens: int
+    peak_share: float | None = None  # of the hardware's rate of multiplications, where that is known
 
 
-def metrics_of(step: int, window: Totals, whole: Totals, learning_rate: float) -> Metrics:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """FLOPs of training on one token of each side, and those that all the hardware together can do in a second."""
+
+    input_token: float
+    target_token: float
+    peak: float
+
+    def share(self, done: Totals) -> float:
+        flops = self.input_token * done.input_tokens + self.target_token * done.target_tokens
+        return flops / done.seconds / self.peak
+
+
+def metrics_of(step: int, window: Totals, whole: Totals, learning_rate: float, speed: Speed | None = None) -> Metrics:
     return Metrics(
         step=step,
         loss=window.loss_sum / window.weight_sum,
@@ -86,49 +100,51 @@ def metrics_of(step: int, window: Totals, whole: Totals, learning_rate: float) -
         examples=whole.examples,
         input_tokens=whole.input_tokens,
         target_tokens=whole.target_tokens,
+        peak_share=None if speed is None else speed.share(window),
     )
 
 
 class MetricsLog:
-    """Appends to `folder`/metrics.jsonl and `folder`/tensorboard. Lines after `resume_at` are of steps to be redone.
+    """Appends to `folder`/metrics.jsonl and shows the watchers. Lines after `resume_at` are of steps to be redone."""
 
-    The TensorBoard events are written anew from the lines that stay: its own way of taking steps back (`purge_step`)
-    goes by file names, which hold whole seconds, and shows steps twice after a quick restart.
-    """
-
-    def __init__(self, folder: Path, resume_at: int) -> None:
+    def __init__(self, folder: Path, resume_at: int, watch: Sequence[str] = ("tensorboard",)) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
+        self._watchers: list[Watcher] = open_watchers(watch, folder)
         cut_after(path, resume_at)
         self._file = path.open("a", encoding="utf-8")
-        for old in (folder / "tensorboard").glob("events.out.tfevents.*"):
-            old.unlink()
-        self._board = SummaryWriter(str(folder / "tensorboard"))
-        for line in read_metrics(path):
-            self._show(line)
+        earlier = [(line.step, _shown(line)) for line in read_metrics(path)]
+        for watcher in self._watchers:
+            watcher.replay(earlier)
 
     def write(self, metrics: Metrics) -> None:
         self._file.write(json.dumps(asdict(metrics)) + "\n")
         self._file.flush()
-        self._show(metrics)
+        self.show(metrics.step, _shown(metrics))
 
-    def _show(self, metrics: Metrics) -> None:
-        for name, value in asdict(metrics).items():
-            if name != "step":
-                self._board.add_scalar(f"train/{name}", value, metrics.step)
+    def show(self, step: int, values: Mapping[str, float]) -> None:
+        """To the watchers alone."""
+        for watcher in self._watchers:
+            watcher.show(step, values)
 
     def sync(self) -> None:
         """To disk, before a checkpoint says that these steps are done."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._board.flush()
+        for watcher in self._watchers:
+            watcher.flush()
 
     def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._file.close()
-        self._board.close()
+        for watcher in self._watchers:
+            watcher.close()
+
+
+def _shown(metrics: Metrics) -> dict[str, float]:
+    return {f"train/{name}": value for name, value in asdict(metrics).items() if name != "step" and value is not None}
 
 
 def cut_after(path: Path, step: int) -> None:

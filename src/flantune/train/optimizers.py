@@ -27,11 +27,15 @@ def learning_rate(spec: OptimizerSpec, step: int, total_steps: int) -> float:
     """The rate of step 1, 2, ... `total_steps`.
 
     Rises in a straight line to `lr` at step `warmup_steps`, then stays or falls to `final_lr` at the last step.
+    inverse_sqrt falls as 1 / sqrt(step), never below `final_lr`, and does not depend on the last step (T5's
+    pretraining: lr 0.01 after 10,000 steps).
     """
     if step < spec.warmup_steps:
         return spec.lr * step / spec.warmup_steps
     if spec.decay == "constant":
         return spec.lr
+    if spec.decay == "inverse_sqrt":
+        return max(spec.final_lr, spec.lr * math.sqrt(max(1, spec.warmup_steps) / step))
     falling = max(1, total_steps - spec.warmup_steps)
     done = min(1.0, (step - spec.warmup_steps) / falling)
     left = 1.0 - done if spec.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))

@@ -1,0 +1,164 @@
+"""Adapters, a base that goes on from what it knows, and text among the instructions, through the whole path."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSeq2SeqLM
+
+from flantune.demo.files import write_world
+from flantune.errors import ModelError
+from flantune.models.load import load_model
+from flantune.pipeline import build, finetune, open_run
+from flantune.pipeline.data import built_card
+from flantune.pipeline.training import base_model
+from flantune.recipe import Recipe, parse_recipe
+from flantune.tokens.shards import ShardReader
+
+MODES = {"R": "<extra_id_97>", "X": "<extra_id_98>", "S": "<extra_id_99>"}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    return write_world(tmp_path_factory.mktemp("adaptation") / "world")
+
+
+@pytest.fixture(scope="module")
+def base(world, tmp_path_factory) -> Path:
+    """A tiny base with its tokenizer, as another run would leave it."""
+    recipe = recipe_of(world, tmp_path_factory.mktemp("base"), init="scratch")
+    folder = open_run(recipe)
+    return Path(base_model(recipe, folder))
+
+
+def recipe_of(world: Path, runs: Path, *, init: str, adapter: dict | None = None, **more: object) -> Recipe:
+    model = {
+        "family": "t5" if init == "scratch" else "auto",
+        "init": init,
+        "size": {"d_model": 32, "layers": 1, "heads": 2, "d_kv": 16, "d_ff": 64},
+        "tokenizer": {"vocab_size": 512, "sample_mb": 0.1},
+        "dropout": 0.1,
+        "adapter": adapter,
+    }
+    train = {"steps": 6, "batch_rows": 4, "micro_rows": 2, "checkpoint_every": 2, "log_every": 1, "threads": 1}
+    mixture = {"preset": "uniform", "formats": [{"setting": "zs_opt"}], **more.pop("mixture", {})}
+    return parse_recipe(
+        {
+            "name": "run",
+            "runs": str(runs),
+            "collections": [
+                {"path": str(world), "reader": "native", "include": ["foods_*.task.yaml", "towns_*.task.yaml"]}
+            ],
+            "mixture": mixture,
+            "tokens": {"inputs_len": 96, "targets_len": 48, "block": 64, "shard_rows": 8},
+            "model": model,
+            "train": {**train, "precision": "fp32", "optimizer": {"name": "adamw", "lr": 0.01}},
+            **more,
+        }
+    )
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_adapters_alone_are_trained_kept_and_merged_and_a_resumed_run_ends_with_the_same_bits(world, base, tmp_path):
+    recipe = recipe_of(world, tmp_path, init=str(base), adapter={"rank": 2, "alpha": 4, "dropout": 0.1})
+    folder = open_run(recipe)
+    build(recipe, folder)
+    finetune(recipe, folder)
+    checkpoint = sorted((folder.root / "checkpoints").glob("step-*"))[-1]
+    kept = {name for file in checkpoint.glob("*.safetensors") for name in load_file(file)}
+    assert kept and all(".lora_" in name for name in kept)
+    merged, before = dict(load_model(str(folder.model)).named_parameters()), load_model(str(base)).named_parameters()
+    changed = {name for name, p in before if not torch.equal(p, merged[name])}
+    assert changed and all(
+        name.endswith((".q.weight", ".k.weight", ".v.weight", ".o.weight")) or ".wi" in name or ".wo" in name
+        for name in changed
+    )
+    assert AutoModelForSeq2SeqLM.from_pretrained(folder.model).config.d_model == 32
+    adapter = folder.root / "model-adapter"
+    assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 2
+    whole = digest(folder.model / "model.safetensors"), digest(adapter / "adapter_model.safetensors")
+    # The same command after the end was lost, from the checkpoint before.
+    for path in (folder.model, adapter, checkpoint):
+        shutil.rmtree(path)
+    (folder.root / "train.json").unlink()
+    finetune(recipe, folder)
+    assert (digest(folder.model / "model.safetensors"), digest(adapter / "adapter_model.safetensors")) == whole
+
+
+def test_a_base_goes_on_with_ul2s_denoisers_before_it_is_tuned(world, base, tmp_path):
+    pretrain = {
+        **{"objective": "ul2r", "mode_tokens": MODES, "window": 40, "steps": 4, "batch_rows": 4, "micro_rows": 4},
+        **{"threads": 1, "precision": "fp32", "optimizer": {"name": "adamw", "lr": 0.01}},
+    }
+    recipe = recipe_of(world, tmp_path, init=str(base), pretrain=pretrain)
+    folder = open_run(recipe)
+    started = base_model(recipe, folder)
+    assert started == str(folder.base)
+    assert digest(folder.base / "model.safetensors") != digest(base / "model.safetensors")
+    shards = ShardReader(folder.pretrain / "shards")
+    tokenizer = json.loads((base / "tokenizer.json").read_text())
+    modes = {t["id"] for t in tokenizer["added_tokens"] if t["content"] in MODES.values()}
+    firsts = set()
+    for row in shards.rows(range(len(shards))):
+        starts = [0, *row.inputs_lengths.cumsum()[:-1].tolist()]
+        firsts |= {int(row.inputs[s]) for s in starts}
+    assert firsts == modes  # every example begins with its denoiser's token, and all three were drawn
+    templates = json.loads((folder.pretrain / "shards" / "card.json").read_text())["templates"]
+    total = sum(templates.values())
+    assert abs(templates["S"] / total - 0.5) < 0.1 and set(templates) == {"R", "S", "X"}
+    assert base_model(recipe, folder) == started  # done once
+
+
+def test_mode_tokens_that_the_tokenizer_has_not_stop_the_run_with_a_mend(world, base, tmp_path):
+    recipe = recipe_of(world, tmp_path, init=str(base), pretrain={"objective": "ul2r", "steps": 2, "window": 40})
+    with pytest.raises(ModelError, match=r"pretrain.mode_tokens: .* \[NLG\], \[NLU\], \[S2S\]"):
+        base_model(recipe, open_run(recipe))
+
+
+def test_text_stands_among_the_instructions_in_its_share_and_is_counted(world, base, tmp_path):
+    text = {"share": 0.2, "objective": "prefix", "window": 32}
+    more = {"train": {"steps": 12, "batch_rows": 8, "micro_rows": 4}}
+    recipe = recipe_of(world, tmp_path, init=str(base), mixture={"text": text}).model_copy(
+        update={"train": recipe_of(world, tmp_path, init=str(base)).train.model_copy(update=more["train"])}
+    )
+    folder = open_run(recipe)
+    card = build(recipe, folder).to_json()
+    found = card["mixtures"]["text"]
+    assert found["asked"] == pytest.approx(0.2)
+    assert abs(found["got"] - 0.2) < 0.02
+    assert sum(t["asked"] for t in card["tasks"].values()) == pytest.approx(1)
+    assert card["formats"]["text prefix"] == found["examples"] == card["templates"]["prefix"]
+    assert built_card(folder).to_json() == card
+    # Without text the same instructions come, in the same order.
+    plain = recipe.model_copy(update={"name": "plain", "mixture": recipe.mixture.model_copy(update={"text": None})})
+    other = open_run(plain)
+    build(plain, other)
+
+    def instructions(root) -> list[int]:
+        shards = ShardReader(root.shards)
+        found = [int(i) for row in shards.rows(range(len(shards))) for i in row.indices if i >= 0]
+        return sorted(found)
+
+    a, b = instructions(folder), instructions(other)
+    assert a[:100] == b[:100] == list(range(100))
+
+
+def test_another_share_of_text_is_another_build(world, base, tmp_path):
+    from flantune.errors import StateError
+
+    def run(share: float) -> None:
+        recipe = recipe_of(world, tmp_path, init=str(base), mixture={"text": {"share": share, "window": 32}})
+        build(recipe, open_run(recipe))
+
+    run(0.1)
+    with pytest.raises(StateError, match=r"mixture.text.share"):
+        run(0.2)
