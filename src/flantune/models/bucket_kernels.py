@@ -74,8 +74,9 @@ def _mask(
 
 
 def _seen(attending: Attending, bucket: Bucket, window: int | None) -> torch.Tensor | None:
-    near = window is None or window >= attending.longest
-    if bucket.last_key is None and near:
+    if window is not None and window >= attending.longest:
+        window = None
+    if bucket.last_key is None and window is None:
         return None
     place, of_key = _arange(bucket.queries, attending)[:, None], _arange(bucket.keys, attending)[None, :]
     seen = torch.ones(1, bucket.queries, bucket.keys, dtype=torch.bool, device=attending.device)
@@ -83,7 +84,7 @@ def _seen(attending: Attending, bucket: Bucket, window: int | None) -> torch.Ten
         seen = seen & (of_key <= place)
     if bucket.last_key is not None:
         seen = seen & (of_key <= bucket.last_key.flip(1)[:, :, None])  # it is kept for queries in reverse
-    if window is not None and not near:
+    if window is not None:
         seen = seen & ((place - of_key).abs() < window)
     return seen[:, None]
 
