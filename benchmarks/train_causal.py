@@ -60,9 +60,12 @@ def time_ours(asked: argparse.Namespace, examples: Sequence[Encoded], attention:
     for step in range(asked.steps + 1):
         chosen = rows[step * asked.rows : (step + 1) * asked.rows]
         began, began_cpu = time.perf_counter(), time.process_time()
-        with autocast(precision, device):
-            sums = family.loss(model, family.collate(model, chosen, *LENGTHS))
-        (sums.total / sums.weight_sum).backward()
+        batches = [family.collate(model, [row], *LENGTHS) for row in chosen]  # a row at a time, as theirs
+        weight = sum(float(batch.loss_weights.sum()) for batch in batches)
+        for batch in batches:
+            with autocast(precision, device):
+                total = family.loss(model, batch).total
+            (total / weight).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
