@@ -24,9 +24,8 @@ def test_ids_and_counts_are_those_of_the_whole_texts(batches: list[list[str]]) -
         for most in (1 << 20, 3):  # 3: forgotten again and again
             known = KnownUnits(rule, most)
             for texts in batches:
-                ids, counts, tightness = known.encode(texts)
+                ids, counts = known.encode(texts)
                 expected = [tokenizer.encode_units([text])[0] for text in texts]
-                assert tightness is None
                 assert counts.tolist() == [len(row) for row in expected]
                 assert ids.tolist() == np.concatenate([[], *expected]).astype(int).tolist()
 

@@ -17,7 +17,10 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from flantune.tokens.near_ties import NearTies
 from flantune.tokens.tokenizer import SPACE_BEFORE, Tokenizer
@@ -40,6 +43,7 @@ LETTERS_THEN_BREAKS = tuple(
 _ANY = re.compile(r"\S(?=[ \n])")
 _ALNUM = re.compile(r"[^\W_](?=[ \n])|\S(?= )")
 _BLANK = re.compile(r"\S(?= )")
+_PLAIN = re.compile(r"[\t\n\r -~]*")
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,6 @@ class Boundaries:
     cut: re.Pattern[str]  # matches the character before each safe cut
     prefix: str  # what the tokenizer puts before a text
     encode: EncodeUnits
-    doubts: NearTies | None = None  # where what stands before a text may change its ids after all
 
     def at(self, before: str, first: str) -> bool:
         """Whether the place between two characters is a safe cut."""
@@ -74,7 +77,7 @@ class Boundaries:
 def boundaries_of(tokenizer: Tokenizer) -> Boundaries | None:
     """The tokenizer's rule; None where none is known for it, or where something of it may reach across a cut."""
     if tokenizer.sentencepiece is not None:
-        return _of_sentencepiece(tokenizer.sentencepiece)
+        return _of_sentencepiece(tokenizer)
     backend = getattr(tokenizer.hf, "backend_tokenizer", None)
     if backend is None:
         return None
@@ -116,10 +119,11 @@ def _byte_level_rule(spec: dict[str, Any]) -> re.Pattern[str] | None:
     return None
 
 
-def _of_sentencepiece(processor: Any) -> Boundaries | None:
+def _of_sentencepiece(tokenizer: Tokenizer) -> Boundaries | None:
     """Blanks become the mark of a word's beginning, one for any number of them; no piece goes on past one."""
     from sentencepiece import sentencepiece_model_pb2 as pb
 
+    processor = tokenizer.sentencepiece
     model: Any = pb.ModelProto.FromString(  # type: ignore[attr-defined]  # made at import time
         processor.serialized_model_proto()
     )
@@ -130,9 +134,36 @@ def _of_sentencepiece(processor: Any) -> Boundaries | None:
     if any("▁" in piece.piece[1:] for piece in model.pieces):
         return None
     breaks_are_blanks = processor.normalize("a\nb") == processor.normalize("a b")
+    is_unigram = trainer.model_type == trainer.UNIGRAM
+    if is_unigram and not _scores_word_by_word(tokenizer):
+        return None
+    ties = NearTies(model, processor.normalize) if is_unigram else None
+    encode = _wrapper_decides(partial(Tokenizer.encode_sentencepiece, processor), tokenizer, ties)
+    return Boundaries(_ANY if breaks_are_blanks else _BLANK, "", encode)
 
-    def encode(units: Sequence[str]) -> list[Tokens]:
-        return Tokenizer.encode_sentencepiece(processor, units)
 
-    doubts = NearTies(model, processor.normalize) if trainer.model_type == trainer.UNIGRAM else None
-    return Boundaries(_ANY if breaks_are_blanks else _BLANK, "", encode, doubts)
+def _scores_word_by_word(tokenizer: Tokenizer) -> bool:
+    """Whether the wrapper scores every word from nothing, so that no sum's rounding depends on what stands before."""
+    splitter = json.loads(tokenizer.hf.backend_tokenizer.to_str())["pre_tokenizer"] or {}
+    last = splitter.get("pretokenizers", [splitter])[-1]
+    return bool(last.get("type") == "Metaspace" and last.get("split"))
+
+
+def _wrapper_decides(encode: EncodeUnits, tokenizer: Tokenizer, ties: NearTies | None) -> EncodeUnits:
+    """The ids of the wrapper that users load, nearly all from the library, which is several times faster.
+
+    The wrapper is asked where the two may differ: it normalises clusters of characters where the library looks at each
+    character, and the library's sums in single precision may part two ways of a word by their rounding alone.
+    """
+
+    def encoded(units: Sequence[str]) -> list[Tokens]:
+        rows = encode(units)
+        asked = np.array([_PLAIN.fullmatch(unit) is None for unit in units])
+        if ties is not None:
+            asked |= ties.tightness(units) <= ties.rounding(np.array([len(row) for row in rows]))
+        places = np.flatnonzero(asked).tolist()
+        for place, row in zip(places, tokenizer.as_loaded.encode_batch([units[k] for k in places]), strict=True):
+            rows[place] = row
+        return rows
+
+    return encoded

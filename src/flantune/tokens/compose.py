@@ -21,7 +21,7 @@ from flantune.formats.few_shot import kept_exemplars
 from flantune.mixtures import Draw, Mixture
 from flantune.tasks import ExampleStore
 from flantune.tokens.encode import NO_EXEMPLAR_FITS, EncodedBatch, encode_prompts, format_name
-from flantune.tokens.gather import Counts, gather, score_until
+from flantune.tokens.gather import Counts, gather
 from flantune.tokens.token_store import Part, TokenStore
 from flantune.tokens.tokenizer import Tokenizer
 from flantune.tokens.worded import Worded, Worder, composes
@@ -100,12 +100,11 @@ class Composer:
             else:
                 composed.append(made)
         budget = inputs_len - few_shot_margin
-        doubtful = self._prune([c for c in composed if c.exemplars and not _surely_fits(c, budget)], budget)
-        composed = [c for c in composed if c.draw.index not in doubtful]
+        self._prune([c for c in composed if c.exemplars and not _surely_fits(c, budget)], budget)
         dropped = [(c.draw.index, NO_EXEMPLAR_FITS) for c in composed if c.exemplars and not c.kept]
         kept = [c for c in composed if c.kept or not c.exemplars]
-        batch, more_doubtful = self._encoded(kept, inputs_len, targets_len, dropped)
-        if rendered := rendered | doubtful | more_doubtful:
+        batch = self._encoded(kept, inputs_len, targets_len, dropped)
+        if rendered:
             by_text = encode_prompts(
                 self._prompts(draw for draw in draws if draw.index in rendered),
                 self._tokenizer.as_loaded,
@@ -195,58 +194,24 @@ class Composer:
             places[open_], counts[open_] = known[numbers, 0], known[numbers, 1]
         return more, places, counts
 
-    def _prune(self, composed: Sequence[Worded], budget: int) -> set[int]:
-        """Exemplars to the budget, counted as `encode_prompts` counts: each piece on its own.
-
-        Returns the indices of prompts whose counts are doubtful.
-        """
+    def _prune(self, composed: Sequence[Worded], budget: int) -> None:
+        """Exemplars to the budget, counted as `encode_prompts` counts: each piece on its own."""
         texts: list[tuple[list[Part], bool]] = []
         for one in composed:
             texts.append((one.instruction + one.query, True))
             for asked, answered, _ in one.exemplars:
                 texts += [(asked, False), (answered, False)]
         spans = self._spans(texts)
-        more, places, counts = self._resolved(spans)
+        _, _, counts = self._resolved(spans)
         num_tokens = np.diff(np.concatenate([[0], np.cumsum(counts)])[np.array([0, *spans.ends], dtype=np.int64)])
-        doubts = self._doubtful_texts(spans, more, places, counts, num_tokens)
         sizes = iter(num_tokens.tolist())
-        found: set[int] = set()
-        text = 0
         for one in composed:
             query = next(sizes)
             one.kept = kept_exemplars(query, [next(sizes) + next(sizes) for _ in one.exemplars], budget)
-            own = range(text, text + 1 + 2 * len(one.exemplars))
-            if doubts and not doubts.isdisjoint(own):
-                found.add(one.draw.index)
-            text = own.stop
-        return found
-
-    def _doubtful_texts(
-        self, spans: _Spans, more: Tokens, places: Counts, counts: Counts, num_tokens: Counts
-    ) -> set[int]:
-        """Numbers of the texts that hold a span which may have other ids there."""
-        doubts = self._tokens.boundaries.doubts
-        if doubts is None:
-            return set()
-        ends = np.array(spans.ends, dtype=np.int64)
-        tightness = self._tokens.tightness(places)
-        tightness[places >= len(self._tokens.ids)] = 0  # long units, of which nothing is noted
-        tight = np.flatnonzero(tightness < doubts.LARGEST)
-        text = np.searchsorted(ends, tight, side="right")
-        # The sum goes from the text's beginning, so a span is only as coarse as the score up to its end: first by how
-        # many tokens that is, then, for the few that are left, by their scores.
-        begins = np.concatenate([[0], np.cumsum(num_tokens)])[:-1]
-        near = tightness[tight] <= doubts.rounding(np.cumsum(counts)[tight] - begins[text])
-        tight, text = tight[near], text[near]
-        first = np.concatenate([[0], ends])[text]
-        sums = score_until(self._tokens.ids, more, places, counts, first, tight, doubts.score_of_id)
-        found = text[tightness[tight] <= doubts.rounding_of(sums)]
-        return {*found.tolist(), *np.flatnonzero(doubts.rounding(num_tokens) > doubts.LARGEST).tolist()}
 
     def _encoded(
         self, composed: Sequence[Worded], inputs_len: int, targets_len: int, dropped: list[tuple[int, str]]
-    ) -> tuple[EncodedBatch, set[int]]:
-        """The batch, and the indices of prompts left out of it because their ids are doubtful."""
+    ) -> EncodedBatch:
         texts: list[tuple[list[Part], bool]] = []
         for one in composed:
             texts += [(one.inputs(), True), (one.target, False)]
@@ -260,11 +225,8 @@ class Composer:
         names = self._format_names
         examples = []
         formats = []
-        doubts = {composed[text // 2].draw.index for text in self._doubtful_texts(spans, more, places, counts, totals)}
         for k, one in enumerate(composed):
             draw = one.draw
-            if draw.index in doubts:
-                continue
             examples.append(
                 Encoded(
                     inputs=out[bounds[2 * k] : bounds[2 * k + 1]],
@@ -281,7 +243,7 @@ class Composer:
             if draw.format not in names:
                 names[draw.format] = format_name(draw.format)
             formats.append(names[draw.format])
-        return EncodedBatch(examples=tuple(examples), dropped=tuple(dropped), formats=tuple(formats)), doubts
+        return EncodedBatch(examples=tuple(examples), dropped=tuple(dropped), formats=tuple(formats))
 
 
 @contextmanager

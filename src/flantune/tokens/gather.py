@@ -26,37 +26,6 @@ def gather(
     return out, stops, totals
 
 
-def score_until(
-    ids: Tokens,
-    more: Tokens,
-    places: Counts,
-    counts: Counts,
-    first: Counts,
-    last: Counts,
-    score_of_id: npt.NDArray[np.float64],
-) -> npt.NDArray[np.float64]:
-    """Sums of the scores of the ids of spans `first` to `last` and with it."""
-    out = np.zeros(len(first), dtype=np.float64)
-    compiled(_sum_scores)(ids, more, places, counts, first, last, score_of_id, out)
-    return out
-
-
-def _sum_scores(
-    ids: Tokens,
-    more: Tokens,
-    places: Counts,
-    counts: Counts,
-    first: Counts,
-    last: Counts,
-    score_of_id: npt.NDArray[np.float64],
-    out: npt.NDArray[np.float64],
-) -> None:
-    for k in range(len(first)):
-        for span in range(first[k], last[k] + 1):
-            for at in range(places[span], places[span] + counts[span]):
-                out[k] += score_of_id[ids[at] if at < len(ids) else more[at - len(ids)]]
-
-
 def _copy(
     ids: Tokens, more: Tokens, places: Counts, counts: Counts, ends: Counts, limits: Counts, eos_id: int, out: Tokens
 ) -> None:

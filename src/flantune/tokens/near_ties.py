@@ -1,8 +1,8 @@
 """Words that a Unigram model reads in two ways of nearly the same score.
 
-The model takes the best path through a text, its score summed from the text's beginning in single precision. Between
-ways that differ by less than the sums' rounding, what stands before the word decides. Such words are found here, in
-double precision.
+The sentencepiece library sums the scores of a path in single precision, from the text's beginning. Between ways that
+differ by less than the sums' rounding, chance decides, and not as it does in the wrapper that users load, which sums in
+double precision. Such words are found here.
 
 With b and k pieces on two ways of a word, each addition is off by half a unit in the last place at most, so the ways
 can change places only where their scores differ by at most (b + k) / 2 units. A word's tightness is the least of
@@ -33,7 +33,6 @@ class NearTies:
     """How nearly the words of a text are read in another way."""
 
     UNKNOWN = 10.0  # below the least score: the library's penalty for a character without a piece
-    LARGEST = 0.01  # tightness worth noting down; sums that round more coarsely are doubtful as a whole
 
     def __init__(self, model: Any, normalize: Callable[[list[str]], list[str]]) -> None:
         scores = {p.piece: p.score for p in model.pieces if p.type in (p.NORMAL, p.USER_DEFINED)}
@@ -41,7 +40,6 @@ class NearTies:
         self._longest = max(map(len, scores))
         self._normalize = normalize
         self._keys, self._scores = _table(scores)
-        self.score_of_id = np.array([scores.get(p.piece, self._unknown) for p in model.pieces])
 
     def tightness(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Of each text's tightest word, nats; infinite where every word has but one way."""
@@ -62,10 +60,6 @@ class NearTies:
     def rounding(self, num_tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """A unit in the last place of the score of that many tokens, at most."""
         return np.spacing((num_tokens * -self._unknown).astype(np.float32))
-
-    def rounding_of(self, scores: Floats) -> npt.NDArray[np.float32]:
-        """A unit in the last place of these scores, each of which the sums before it may be off by a thousandth."""
-        return np.spacing(np.abs(scores * 1.001).astype(np.float32))
 
 
 def _points(texts: Sequence[str]) -> tuple[Ints, Ints]:

@@ -7,7 +7,6 @@ ids in any prompt; the ends join what the prompt puts beside them and are looked
 
     tokens/ids.bin        int32, every middle and every unit, end to end
            texts.bin      one record a text: where its middle lies, its ends (numbers in ends.jsonl), which option it is
-           doubts.bin   spans whose ids the text before them may change after all (boundaries.NearTies)
            rows.bin       one record a row of the store: its first text, its shape, a hash of its fields
            ends.jsonl     strings    units.jsonl  [string, place, count]    shapes.jsonl
            state.json     how much of each file is whole
@@ -43,12 +42,11 @@ from flantune.tokens.growing import (
     map_file,
     read_lines,
 )
-from flantune.tokens.near_ties import NearTies
 from flantune.tokens.units import KnownUnits
 from flantune.types import Example
 from flantune.whole import write_json
 
-VERSION = 2
+VERSION = 3
 STATE = "state.json"
 FILL_ROWS = 4096  # rows read and tokenised at once
 GIVE_BACK_EVERY = 4096  # rows looked up or added before the pages of the files are given back
@@ -58,7 +56,6 @@ TEXT = np.dtype([("off", "<i8"), ("n", "<i4"), ("head", "<i4"), ("tail", "<i4"),
 ROW = np.dtype(
     [("text", "<i8"), ("shape", "<i4"), ("hash", "<u4")]
 )  # text: number of the first one plus 1; 0: not read
-DOUBT = np.dtype([("place", "<i8"), ("tightness", "<f4")])
 
 # (head, place of the middle, its count, tail or None where the text has no cut, the head's first character if a cut
 # may lie before it)
@@ -94,7 +91,6 @@ class TokenStore:
         self.folder = self._claim(Path(folder)) if folder is not None else None
         self._ids = Column(self.folder, "ids.bin", np.dtype("<i4"))
         self._texts = Column(self.folder, "texts.bin", TEXT)
-        self._doubts = Column(self.folder, "doubts.bin", DOUBT)
         self._ends = Strings(self.folder, "ends.jsonl")
         self._shapes: list[RowShape] = []
         self._saved_shapes = 0
@@ -165,16 +161,6 @@ class TokenStore:
         shape, texts, _ = self._row(task, row)
         return shape, texts
 
-    def tightness(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """`NearTies.tightness` of the spans at `places`, infinite where it is not small."""
-        known = self._doubts.values  # their places ascend, as they were given out
-        found = np.full(len(places), np.inf, dtype=np.float32)
-        if len(known):
-            at = np.minimum(np.searchsorted(known["place"], places), len(known) - 1)
-            same = known["place"][at] == places
-            found[same] = known["tightness"][at[same]]
-        return found
-
     def literal(self, text: str) -> Part:
         """A template's own text."""
         part = self._literals.get(text)
@@ -210,7 +196,7 @@ class TokenStore:
         if self.folder is None:
             return
         with disk_errors(self.folder):
-            for column in (self._ids, self._texts, self._doubts):
+            for column in (self._ids, self._texts):
                 column.flush()
             self._ends.flush()
             append_lines(self.folder / "units.jsonl", self._new_units)
@@ -220,7 +206,7 @@ class TokenStore:
         self._new_units = []
         self._saved_shapes = len(self._shapes)
         sizes = {name: (self.folder / name).stat().st_size for name in _LINES}
-        columns = {"ids.bin": self._ids, "texts.bin": self._texts, "doubts.bin": self._doubts}
+        columns = {"ids.bin": self._ids, "texts.bin": self._texts}
         sizes |= {name: column.num_bytes for name, column in columns.items() if len(column)}
         write_json(self.folder / STATE, {"stamp": self._stamp, "texts": len(self._texts), "bytes": sizes})
 
@@ -231,7 +217,7 @@ class TokenStore:
         """
         self._rows_used = 0
         give_back_pages(self._rows)
-        for column in (self._ids, self._texts, self._doubts):
+        for column in (self._ids, self._texts):
             column.give_back()
 
     def _used(self, rows: int) -> None:
@@ -296,14 +282,9 @@ class TokenStore:
         """Place in `ids` and number of ids of each text."""
         if not texts:
             return [], []
-        ids, counts, tightness = self._known.encode(texts)
+        ids, counts = self._known.encode(texts)
         places = len(self._ids) + np.cumsum(counts) - counts
         self._ids.append(ids)
-        if tightness is not None:
-            tight = np.flatnonzero(tightness < NearTies.LARGEST)
-            doubts = np.empty(len(tight), dtype=DOUBT)
-            doubts["place"], doubts["tightness"] = places[tight], tightness[tight]
-            self._doubts.append(doubts)
         return places.tolist(), counts.tolist()
 
     def _shape_number(self, shape: RowShape) -> int:
@@ -327,7 +308,7 @@ class TokenStore:
             return None
         state = _whole_state(folder, self._stamp)
         if state is None:
-            for name in (*_LINES, "ids.bin", "texts.bin", "doubts.bin", "rows.bin", STATE):
+            for name in (*_LINES, "ids.bin", "texts.bin", "rows.bin", STATE):
                 (folder / name).unlink(missing_ok=True)
             return folder
         for name, size in state["bytes"].items():

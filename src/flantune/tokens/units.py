@@ -35,7 +35,6 @@ class KnownUnits:
     _point_ends: Column
     _ids: Column
     _id_ends: Column
-    _tightness: Column
 
     def __init__(self, boundaries: Boundaries, most_points: int = MOST_POINTS) -> None:
         self._boundaries = boundaries
@@ -43,8 +42,8 @@ class KnownUnits:
         self._kinds = np.zeros(0x110000, dtype=np.uint8)  # by code point
         self._forget()
 
-    def encode(self, texts: Sequence[str]) -> tuple[Tokens, Ints, npt.NDArray[np.float32] | None]:
-        """(ids of all texts end to end, how many each has, `NearTies.tightness` of each where there are near ties)."""
+    def encode(self, texts: Sequence[str]) -> tuple[Tokens, Ints]:
+        """(ids of all texts end to end, how many each has)."""
         if len(self._points) > self._most:
             self._forget()
         whole = "".join(texts)
@@ -83,19 +82,13 @@ class KnownUnits:
         rows = self._boundaries.encode(units)
         self._ids.append(np.concatenate(rows))
         self._id_ends.append(self._id_ends.values[-1] + np.cumsum([len(row) for row in rows]))
-        if self._boundaries.doubts is not None:
-            self._tightness.append(self._boundaries.doubts.tightness(units))
 
-    def _joined(self, numbers: Ints, units_of: Ints) -> tuple[Tokens, Ints, npt.NDArray[np.float32] | None]:
-        near_ties = self._boundaries.doubts is not None
-        tightness = np.full(len(units_of), np.inf, dtype=np.float32)
+    def _joined(self, numbers: Ints, units_of: Ints) -> tuple[Tokens, Ints]:
         counts = np.empty(len(units_of), dtype=np.int64)
         ends = self._id_ends.values
         ids = np.empty(int((ends[numbers + 1] - ends[numbers]).sum()), dtype=np.int32)
-        compiled(_join)(
-            self._ids.values, ends, self._tightness.values, near_ties, numbers, units_of, ids, counts, tightness
-        )
-        return ids, counts, tightness if near_ties else None
+        compiled(_join)(self._ids.values, ends, numbers, units_of, ids, counts)
+        return ids, counts
 
     def _look_at(self, points: Points) -> None:
         """Which characters may stand before a cut."""
@@ -111,7 +104,6 @@ class KnownUnits:
         self._point_ends = Column(None, "point_ends", np.dtype("<i8"))
         self._ids = Column(None, "ids", np.dtype("<i4"))
         self._id_ends = Column(None, "id_ends", np.dtype("<i8"))
-        self._tightness = Column(None, "tightness", np.dtype("<f4"))
         for ends in (self._point_ends, self._id_ends):
             ends.append(np.zeros(1, dtype=np.int64))
 
@@ -190,17 +182,7 @@ def _insert_all(known: Points, known_ends: Ints, table: Ints) -> None:
         table[place] = number + 1
 
 
-def _join(
-    source: Tokens,
-    ends: Ints,
-    tight: npt.NDArray[np.float32],
-    near_ties: bool,
-    numbers: Ints,
-    units_of: Ints,
-    ids: Tokens,
-    counts: Ints,
-    tightness: npt.NDArray[np.float32],
-) -> None:
+def _join(source: Tokens, ends: Ints, numbers: Ints, units_of: Ints, ids: Tokens, counts: Ints) -> None:
     at = 0
     unit = 0
     for text in range(len(units_of)):
@@ -211,6 +193,4 @@ def _join(
             for k in range(ends[number], ends[number + 1]):
                 ids[at] = source[k]
                 at += 1
-            if near_ties and tight[number] < tightness[text]:
-                tightness[text] = tight[number]
         counts[text] = at - begin
