@@ -110,13 +110,9 @@ def test_every_preset_validates_as_sections_of_a_recipe(name):
         assert of_base(PRESETS[name].init) is not None
 
 
-# T5Gemma's layers are known to transformers and can be planned; packed training of it is another matter.
-PLANNED_ONLY = {"t5gemma"} - {t for family in families() for t in family.model_types}
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_a_presets_architecture_is_one_that_packing_is_proved_on(name):
-    known = {t for family in families() for t in family.model_types} | PLANNED_ONLY
+    known = {t for family in families() for t in family.model_types}
     assert PRESETS[name].config.get("model_type", "llama") in known
 
 

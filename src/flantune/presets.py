@@ -178,7 +178,6 @@ _T5GEMMA = Preset(
         "train": {**_train(_TABLE_22["Flan-T5-XL"]), "steps": _STEPS},
     },
     config={"model_type": "t5gemma"},
-    note="for plans: packed training is not yet proved on this architecture, and refused",
 )
 # UL2R's continuation of a finished base (spec 7.5): 20,000 steps of 32 rows of 1,024 + 1,024 tokens, cosine from 1e-4
 # to 1e-6. Adafactor is PaLM's. Windows are ours: 512 tokens, several to a row, since a corruption of one half of 1,024

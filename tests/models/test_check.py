@@ -17,7 +17,7 @@ from flantune.errors import ModelError
 from flantune.models import causal, encdec
 from flantune.models.attention import PACKED, prepare
 from flantune.models.causal import Causal, PrefixLM
-from flantune.models.check import check_packing, first_examples, measure_packing, require_packing
+from flantune.models.check import check_packing, examples_of, first_examples, measure_packing, require_packing
 from flantune.models.encdec import EncDec
 from flantune.models.family import DENSE, families, family_of
 from flantune.models.layout import Attending
@@ -34,11 +34,24 @@ EXACT = 1e-5  # what float32 rounding may leave; these models leave about 1e-6
 def tiny_stock(model_type: str, attention: str = PACKED, **more: Any) -> PreTrainedModel:
     """A stock architecture with random weights, grouped-query attention where it has any."""
     ids: dict[str, Any] = {"vocab_size": 96, "pad_token_id": PAD, "eos_token_id": EOS}
-    if model_type in EncDec.model_types:
+    if model_type == "t5gemma":
+        stack = {
+            "hidden_size": 64,
+            "intermediate_size": 64,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "bos_token_id": 2,
+        }
+        own = ids | more
+        config = CONFIG_MAPPING[model_type](encoder=stack | own, decoder=stack | own | {"is_decoder": True}, **ids)
+        auto: Any = AutoModelForSeq2SeqLM
+    elif model_type in EncDec.model_types:
         config = CONFIG_MAPPING[model_type](
             d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, decoder_start_token_id=PAD, **ids
         )
-        auto: Any = AutoModelForSeq2SeqLM
+        auto = AutoModelForSeq2SeqLM
     else:
         config = CONFIG_MAPPING[model_type](
             hidden_size=64,
@@ -94,6 +107,23 @@ def test_a_sliding_window_is_each_examples_own(model_type: str, family: Any, att
         batch = family.collate(model, rows, 64, 32)
         ours, theirs = family.hidden(model, batch), family.hidden(unbounded, batch)
         assert torch.allclose(ours[batch.segments > 0], theirs[batch.segments > 0]) == same
+
+
+def test_t5gemmas_windows_caps_and_positions_are_those_of_the_stock_model():
+    """Its encoder's window takes in the key at that very distance; transformers' eager attention is the reference."""
+    model = prepare(tiny_stock("t5gemma", sliding_window=8)).double()
+    check_packing(model, ROWS, tolerance=GEMMA)
+    stock = copy.deepcopy(model)
+    stock.set_attn_implementation("eager")
+    family = EncDec()
+    for inputs, targets in examples_of(ROWS[0]):
+        ours, theirs = (family.unpacked_logits(m, inputs, targets) for m in (model, stock))
+        assert (ours - theirs).abs().max() < 1e-6  # its softmax is in float32
+    wider = prepare(tiny_stock("t5gemma", sliding_window=9)).double()
+    inputs, targets = next(examples_of(ROWS[0]))
+    assert not torch.allclose(
+        family.unpacked_logits(wider, inputs, targets), family.unpacked_logits(model, inputs, targets)
+    )
 
 
 @pytest.mark.parametrize("family", ["t5", "llama", "qwen3"])

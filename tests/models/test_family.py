@@ -65,7 +65,7 @@ def test_a_batch_without_targets_costs_nothing_and_can_be_differentiated(name: A
 
 
 def test_an_unknown_architecture_is_named_with_the_known_ones():
-    with pytest.raises(ModelError, match=r"expected an architecture of t5, mt5, llama.*got 'bert'"):
+    with pytest.raises(ModelError, match=r"expected an architecture of t5, mt5, t5gemma, llama.*got 'bert'"):
         family_of_type("bert")
 
 

@@ -17,6 +17,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 from transformers.models.mt5.modeling_mt5 import MT5Attention
 from transformers.models.t5.modeling_t5 import T5Attention
+from transformers.models.t5gemma.modeling_t5gemma import T5GemmaCrossAttention, T5GemmaSelfAttention
 
 from flantune.errors import ModelError
 from flantune.models.bucket_kernels import fused_attention
@@ -106,6 +107,8 @@ def packed_attention(
         )
         return made
     attending = _attending(module, packed)
+    if sliding_window is not None and isinstance(module, T5GemmaSelfAttention) and not module.is_causal:
+        sliding_window += 1  # transformers lets an encoder see the key at that very distance, a decoder none so far
     offsets = position_bias if isinstance(module, _BIASED) else None
     if offsets is None:
         offsets = attending.offsets(sliding_window, torch.float64 if query.dtype == torch.float64 else torch.float32)
@@ -134,7 +137,8 @@ def packed_attention(
 
 
 def _attending(module: torch.nn.Module, packed: PackedLayout) -> Attending:
-    if isinstance(module, _BIASED) and module.is_decoder and not module.is_causal:
+    crosses = isinstance(module, T5GemmaCrossAttention)
+    if crosses or (isinstance(module, _BIASED) and module.is_decoder and not module.is_causal):
         assert packed.cross is not None
         return packed.cross
     return packed.own

@@ -89,7 +89,8 @@ def measure_paths(model: PreTrainedModel, rows: Sequence[Packed], family: Family
     checks, found = [], model.config._attn_implementation
     try:
         for attention in (PACKED, DENSE):
-            if attention == DENSE and getattr(model.config, "attn_logit_softcapping", None) is not None:
+            own = getattr(model.config, "decoder", model.config)
+            if attention == DENSE and getattr(own, "attn_logit_softcapping", None) is not None:
                 continue  # transformers' SDPA cannot cap scores
             model.set_attn_implementation(attention)
             checks.append(measure_packing(model, rows, family=family))

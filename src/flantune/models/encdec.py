@@ -1,4 +1,4 @@
-"""Encoder-decoders of the T5 family on packed rows, through the stock transformers modules."""
+"""Encoder-decoders on packed rows, through the stock transformers modules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from flantune.errors import ModelError
 from flantune.models.attention import READY
-from flantune.models.family import uses_packed_attention
+from flantune.models.family import softcap, uses_packed_attention
 from flantune.models.layout import Attending, PackedLayout
 from flantune.models.loss import LossSum, loss_sums
 from flantune.models.masks import Flat, causal_same_segment, same_segment
@@ -20,11 +20,12 @@ from flantune.types import Packed
 
 
 class EncDec:
-    """T5, mT5. Positions need no reset: their relative bias depends on offsets, which packing does not change."""
+    """T5, mT5, whose positions need no reset: their relative bias depends on offsets, which packing does not change.
+    T5Gemma, whose rotary positions restart at every example."""
 
     name = "encdec"
     one_sided = False
-    model_types: tuple[str, ...] = ("t5", "mt5")
+    model_types: tuple[str, ...] = ("t5", "mt5", "t5gemma")
 
     def collate(
         self,
@@ -51,26 +52,32 @@ class EncDec:
         return Flat(batch.target_lengths, batch.target_ids).rows(self._states(model, batch))
 
     def loss(self, model: PreTrainedModel, batch: EncDecBatch, z_loss: float = 0.0) -> LossSum:
-        head = model.get_output_embeddings()
+        head, cap = model.get_output_embeddings(), softcap(model)
         if not uses_packed_attention(model):
-            return loss_sums(self.hidden(model, batch), head, batch.target_ids, batch.loss_weights, z_loss)
+            return loss_sums(self.hidden(model, batch), head, batch.target_ids, batch.loss_weights, z_loss, cap)
         flat = Flat(batch.target_lengths, batch.target_ids)
         states = self._states(model, batch)
-        return loss_sums(states, head, flat.tokens(batch.target_ids), flat.tokens(batch.loss_weights), z_loss)
+        return loss_sums(states, head, flat.tokens(batch.target_ids), flat.tokens(batch.loss_weights), z_loss, cap)
 
     def _states(self, model: PreTrainedModel, batch: EncDecBatch) -> torch.Tensor:
         """Of the batch's target tokens end to end, (1, tokens, d_model)."""
-        stock: Any = model
+        encoder, decoder = model.get_encoder(), model.get_decoder()
         device = batch.input_ids.device
+        flat_inputs, flat_targets = (
+            Flat(batch.input_lengths, batch.input_ids),
+            Flat(batch.target_lengths, batch.target_ids),
+        )
         inputs, targets = np.concatenate(batch.input_lengths), np.concatenate(batch.target_lengths)
-        encoded = stock.encoder(
-            input_ids=Flat(batch.input_lengths, batch.input_ids).tokens(batch.input_ids),
+        encoded = encoder(
+            input_ids=flat_inputs.tokens(batch.input_ids),
             attention_mask=READY.to(device),
+            **_places(model, flat_inputs.tokens(batch.input_positions)),
             packed=PackedLayout(own=Attending(inputs, device=device)),
         ).last_hidden_state
-        decoded = stock.decoder(
-            input_ids=Flat(batch.target_lengths, batch.target_ids).tokens(batch.decoder_input_ids),
+        decoded = decoder(
+            input_ids=flat_targets.tokens(batch.decoder_input_ids),
             attention_mask=READY.to(device),
+            **_places(model, flat_targets.tokens(batch.target_positions)),
             encoder_hidden_states=encoded,
             encoder_attention_mask=READY.to(device),
             use_cache=False,
@@ -84,6 +91,11 @@ class EncDec:
         shifted = torch.cat([targets.new_tensor([start_id(model)]), targets[:-1]])
         logits: torch.Tensor = model(input_ids=inputs[None], decoder_input_ids=shifted[None], use_cache=False).logits
         return logits[0]
+
+
+def _places(model: PreTrainedModel, positions: torch.Tensor) -> dict[str, torch.Tensor]:
+    """For models that take positions; T5's modules know none."""
+    return {"position_ids": positions} if model.config.model_type == "t5gemma" else {}
 
 
 def _dense(model: PreTrainedModel, batch: EncDecBatch) -> torch.Tensor:
@@ -112,7 +124,9 @@ def _scaled(model: PreTrainedModel, decoded: torch.Tensor) -> torch.Tensor:
 
 def start_id(model: PreTrainedModel) -> int:
     """The id every target begins with in the decoder's input."""
-    for value in (getattr(model.config, "decoder_start_token_id", None), model.config.pad_token_id):
+    config = model.config
+    stated = getattr(config, "decoder_start_token_id", None)
+    for value in (stated, config.bos_token_id if config.model_type == "t5gemma" else config.pad_token_id):
         if value is not None:
             return int(value)
     raise ModelError(

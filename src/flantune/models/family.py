@@ -92,5 +92,6 @@ def uses_packed_attention(model: PreTrainedModel) -> bool:
 
 def softcap(model: PreTrainedModel) -> float | None:
     """What the model does to its logits after the output matrix: Gemma 2 caps them."""
-    cap = getattr(model.config, "final_logit_softcapping", None)
+    config = getattr(model.config, "decoder", model.config)  # T5Gemma's stacks have configurations of their own
+    cap = getattr(config, "final_logit_softcapping", None)
     return None if cap is None else float(cap)

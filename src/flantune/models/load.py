@@ -263,9 +263,11 @@ def _read_weights(
 
 
 def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
-    for name in ("dropout_rate", "attention_dropout"):
-        if hasattr(config, name):
-            setattr(config, name, dropout)
+    stacks = [own for own in (getattr(config, "encoder", None), getattr(config, "decoder", None)) if own is not None]
+    for own in (config, *stacks):  # T5Gemma's stacks have configurations of their own
+        for name in ("dropout_rate", "attention_dropout"):
+            if hasattr(own, name):
+                setattr(own, name, dropout)
 
 
 def _first_line(error: Exception) -> str:
