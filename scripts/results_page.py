@@ -91,18 +91,12 @@ def tasks(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def composition(card: dict[str, Any]) -> list[str]:
-    """Shares by mixture; the card has them by task."""
-    mixtures: dict[str, list[float]] = {}
-    for task in card["tasks"].values():
-        sums = mixtures.setdefault(task["mixture"], [0, 0, 0, 0.0])
-        for i, value in enumerate(
-            (task["examples"], task["input_tokens"], task["target_tokens"], task["asked"] or 0.0)
-        ):
-            sums[i] += value
-    total = sum(s[0] for s in mixtures.values())
+    """Shares by mixture of what the recipe's weights count."""
     lines = ["| mixture | examples | asked | got | input tokens | target tokens |", "|---|---|---|---|---|---|"]
-    for name, (examples, inputs, targets, asked) in sorted(mixtures.items()):
-        lines.append(f"| {name} | {examples:,} | {asked:.2%} | {examples / total:.2%} | {inputs:,} | {targets:,} |")
+    for name, part in card["mixtures"].items():
+        asked, got = (f"{part[key]:.2%}" if part[key] is not None else "" for key in ("asked", "got"))
+        counts = f"{part['input_tokens']:,} | {part['target_tokens']:,}"
+        lines.append(f"| {name} | {part['examples']:,} | {asked} | {got} | {counts} |")
     return lines
 
 

@@ -274,6 +274,26 @@ def table(draw: st.DrawFn) -> Written:
     return Written(f"t.{kind}", content, [row for _, row in pairs], "table", COLUMNS)
 
 
+@st.composite
+def p3_hub(draw: st.DrawFn) -> Written:
+    """Rows as the hub has them, token ids and all; every other one says what answers there are."""
+    records, expected = [], []
+    for number in range(draw(st.integers(1, 4))):
+        options, prompt = draw(choices), draw(filled)
+        target = draw(st.sampled_from(options)) if number % 2 else draw(trimmed)
+        records.append(
+            {
+                "answer_choices": options,
+                "inputs": [5, 1],
+                "inputs_pretokenized": prompt,
+                "targets": [7, 1],
+                "targets_pretokenized": f"\n{target}",
+            }
+        )
+        expected.append(Row({"prompt": prompt}, (target,), tuple(options) if target in options else None))
+    return Written("train-00000-of-00001.parquet", parquet(records), expected, "p3")
+
+
 def parquet(records: list[Any]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -289,6 +309,7 @@ FILES: dict[str, Callable[[], st.SearchStrategy[Written]]] = {
     "flan_cot": flan_cot,
     "qed": lambda: lined("qed", "qed.jsonlines", qed_pair()),
     "p3": lambda: lined("p3", "trec_x.jsonl", p3_pairs),
+    "p3_hub": p3_hub,
     "nq_open": lambda: lined("muffin", "nq.jsonl", nq_pairs),
     "boolq": lambda: lined("muffin", "train.jsonl", boolq_pairs),
     "dart": lambda: lined("muffin", "dart.json", dart_pairs, arrays=True),

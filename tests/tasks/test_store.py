@@ -44,6 +44,18 @@ def test_every_example_comes_back_as_the_reader_gave_it(tmp_path):
         assert [store.example(name, i) for i in reversed(range(len(expected)))] == expected[::-1]
 
 
+@pytest.mark.parametrize("start", [0, 1, BATCH_ROWS - 1, BATCH_ROWS, 2 * BATCH_ROWS, 2 * BATCH_ROWS + 1])
+def test_batches_hold_every_row_from_any_place_on(tmp_path, start):
+    store = build_store(collection(tmp_path / "in", a=2 * BATCH_ROWS + 1), tmp_path / "store")
+    following = start
+    ids: list[str] = []
+    for first, batch in store.batches("prompts/a", start):
+        assert first == following and batch.schema == store_module.SCHEMA
+        following += batch.num_rows
+        ids += batch["id"].to_pylist()
+    assert ids == [e.id for e in store.examples("prompts/a")][start:]
+
+
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
 shown = texts.filter(str.strip)
 

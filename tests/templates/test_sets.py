@@ -86,7 +86,8 @@ def test_a_rationale_set_has_ten_forward_five_direct_and_the_shared_inverted_one
     assert sum(t.name.startswith(f"{prefix}/direct/") for t in found.templates) == 5
 
 
-def test_a_muffin_set_has_ten_with_as_many_inverted_among_them_as_the_recipe_has(spec_dir: Path):
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_muffin_set_has_ten_with_as_many_inverted_among_them_as_the_recipe_has(spec_dir: Path, language: str):
     with (spec_dir / "template_inventory.csv").open(newline="", encoding="utf-8") as file:
         inventory = {row["pattern_key"]: row for row in csv.DictReader(file)}
     keys = {
@@ -97,7 +98,8 @@ def test_a_muffin_set_has_ten_with_as_many_inverted_among_them_as_the_recipe_has
     assert len(ours) == 19
     for name in ours:
         row = inventory[keys.get(name, name)]
-        templates = template_set(f"muffin_{name}").templates
+        templates = template_set(f"muffin_{name}", language).templates
+        assert len({t.inputs for t in templates}) == len({t.few_shot for t in templates}) == len(templates), name
         assert len(templates) == int(row["zero_shot_templates"]) == 10, name
         assert sum(t.kind == "inverted" for t in templates) == int(row["zs_target_differs_from_main"]), name
         with_slot = sum("options_" in slots(t.inputs) for t in templates)

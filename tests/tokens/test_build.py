@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from flantune.errors import DataError, StateError
 from flantune.recipe import TokensSpec
 from flantune.tokens.build import CARD, PROGRESS, build_shards, read_card
+from flantune.tokens.card import Asked
 from flantune.tokens.encode import EncodedBatch
 from flantune.tokens.shards import INDEX, ShardReader
 from flantune.types import Encoded
@@ -47,12 +48,15 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
 
 
+ASKED = Asked(mixtures={"m": 1.0}, draws={"m": {"task/0": 0.25}})
+
+
 class Stop(Exception):
     pass
 
 
 def test_a_build_holds_exactly_the_rows_asked_and_its_card_counts_them(tmp_path: Path) -> None:
-    card = build_shards(block_of, 47, SPEC, tmp_path, asked_shares={"task/0": 0.25})
+    card = build_shards(block_of, 47, SPEC, tmp_path, asked=ASKED)
     reader = ShardReader(tmp_path, verify=True)
     rows = list(reader.rows(range(len(reader))))
     assert len(rows) == card.rows == 47
@@ -60,7 +64,7 @@ def test_a_build_holds_exactly_the_rows_asked_and_its_card_counts_them(tmp_path:
     assert sum(len(r.indices) for r in rows) == card.total().examples
     assert sum(len(r.inputs) for r in rows) == card.total().input_tokens
     assert card.formats == {"zs_opt": card.total().examples}
-    assert card.tasks["task/0"].asked == 0.25
+    assert card.tasks["task/0"].asked == card.mixtures["m"].drawn == 0.25
     assert read_card(tmp_path).to_json() == card.to_json()
     by_index = {e.index: e for b in range(12) for e in block_of(b).examples}
     for row in rows:

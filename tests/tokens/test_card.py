@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from flantune.tokens.card import DataCard, length_bin
+from flantune.recipe import Count
+from flantune.tokens.card import Asked, DataCard, length_bin
 from flantune.tokens.packing import pack_examples
 from flantune.types import Encoded
 
@@ -62,22 +65,76 @@ def test_fill_is_useful_tokens_over_slots() -> None:
 def test_an_empty_card_has_no_fractions() -> None:
     card = DataCard(inputs_len=4, targets_len=4)
     assert card.fill() == {"inputs": None, "targets": None}
-    assert card.to_json()["total"]["got"] is None
+    assert card.to_json()["total"]["example_share"] is None
+
+
+DRAWS = {"m": {"m/a": 0.4, "m/b": 0.35}, "n": {"n/c": 0.15, "n/never": 0.1}}
+# By mixture, of the small card: 3 and 1 examples, 30 and 2 input tokens, 8 and 4 target tokens.
+GOT = {
+    "draws": (3 / 4, 1 / 4),
+    "examples": (3 / 4, 1 / 4),
+    "input_tokens": (30 / 32, 2 / 32),
+    "target_tokens": (8 / 12, 4 / 12),
+}
 
 
 def test_asked_stands_beside_got_and_a_task_without_examples_is_listed() -> None:
     card = small_card()
-    told = card.with_asked({"m/a": 0.4, "m/b": 0.35, "n/c": 0.15, "n/never": 0.1})
-    tasks = told.to_json()["tasks"]
-    assert (tasks["m/a"]["asked"], tasks["m/a"]["got"]) == (0.4, 0.5)
-    assert (tasks["n/never"]["examples"], tasks["n/never"]["got"]) == (0, 0.0)
-    assert told.to_json()["mixtures"]["m"]["asked"] == pytest.approx(0.75)
-    assert card.tasks["m/a"].asked is None  # the first card is as it was
+    told = card.with_asked(Asked(mixtures={"m": 0.75, "n": 0.25}, draws=DRAWS)).to_json()
+    tasks = told["tasks"]
+    assert (tasks["m/a"]["asked"], tasks["m/a"]["drawn"], tasks["m/a"]["got"]) == (0.4, 0.4, 0.5)
+    assert (tasks["n/never"]["examples"], tasks["n/never"]["got"], tasks["n/never"]["mixture"]) == (0, 0.0, "n")
+    assert told["mixtures"]["m"]["asked"] == pytest.approx(0.75) == told["mixtures"]["m"]["drawn"]
+    assert list(told["mixtures"]) == ["m", "n"]
+    assert card.tasks["m/a"].drawn is None  # the first card is as it was
 
 
-def test_a_card_survives_json() -> None:
-    told = small_card().with_asked({"m/a": 1.0})
+@pytest.mark.parametrize("count", get_args(Count))
+def test_shares_got_are_of_what_the_weights_count(count: Count) -> None:
+    asked = Asked(count=count, mixtures={"m": 0.6, "n": 0.4}, draws=DRAWS)
+    told = small_card().with_asked(asked).to_json()
+    assert told["count"] == count
+    for name, wanted, got in zip(("m", "n"), (0.6, 0.4), GOT[count], strict=True):
+        part = told["mixtures"][name]
+        assert (part["asked"], part["got"]) == (wanted, pytest.approx(got))
+        assert part["drawn"] == pytest.approx(sum(DRAWS[name].values()))
+    # Of a single task only shares of the draws are asked: in its part it keeps its share of them.
+    assert told["tasks"]["m/a"]["asked"] == (0.4 if count == "draws" else None)
+    assert told["tasks"]["m/a"]["drawn"] == 0.4
+
+
+def test_a_mixture_that_is_asked_for_by_something_else_is_no_part_of_the_shares_got() -> None:
+    asked = Asked(count="target_tokens", mixtures={"m": 1.0, "n": None}, draws=DRAWS)
+    told = small_card().with_asked(asked).to_json()
+    assert told["mixtures"]["m"]["got"] == 1.0 and told["mixtures"]["n"]["got"] is None
+    assert told["tasks"]["n/c"]["got"] is None and told["tasks"]["n/c"]["target_token_share"] == pytest.approx(1 / 3)
+
+
+def test_a_task_of_two_mixtures_counts_in_each() -> None:
+    examples = [example(i, "m/a", 4, 2) for i in range(3)]
+    examples[2] = replace(examples[2], mixture="n")
+    card = DataCard(inputs_len=16, targets_len=8)
+    for row in pack_examples(examples, 16, 8, "next_fit"):
+        card.add_row(row, {e.index: e for e in examples})
+    told = card.with_asked(Asked(mixtures={"m": 0.5, "n": 0.5}, draws={"m": {"m/a": 0.5}, "n": {"m/a": 0.5}})).to_json()
+    assert {name: part["examples"] for name, part in told["mixtures"].items()} == {"m": 2, "n": 1}
+    assert told["tasks"]["m/a"]["examples"] == 3 and told["tasks"]["m/a"]["drawn"] == 1.0
+
+
+@pytest.mark.parametrize("count", get_args(Count))
+def test_a_card_survives_json(count: Count) -> None:
+    asked = Asked(count=count, mixtures={"m": 0.9, "n": None}, draws=DRAWS)
+    told = small_card().with_asked(asked)
     assert DataCard.from_json(json.loads(json.dumps(told.to_json()))).to_json() == told.to_json()
+
+
+def test_a_card_of_before_counts_is_read() -> None:
+    now = small_card().with_asked(Asked(mixtures={"m": 0.75, "n": 0.25}, draws=DRAWS)).to_json()
+    before = json.loads(json.dumps(now))
+    del before["count"]
+    for part in (*before["mixtures"].values(), *before["tasks"].values()):
+        del part["drawn"]
+    assert DataCard.from_json(before).to_json() == now
 
 
 def test_length_bins_are_powers_of_two() -> None:

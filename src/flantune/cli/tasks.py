@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import itertools
 import random
 from collections.abc import Iterator
@@ -35,14 +36,14 @@ PathArg = Annotated[
 ]
 DataOpt = Annotated[
     Path | None,
-    typer.Option("--data", help="A data folder; its niv2, niv2_early, t0, muffin, cot and cot_raw are read."),
+    typer.Option("--data", help="A data folder; its niv2, niv2_early, t0, p3, muffin, cot and cot_raw are read."),
 ]
 ReaderOpt = Annotated[str, typer.Option("--reader", help="How to read: niv2, flan_cot, p3, … or auto.")]
 LimitOpt = Annotated[float, typer.Option("--max-rejected", min=0, max=1, help="Share of bad rows allowed in a file.")]
 
 SHOWN_FILES = 12  # skipped files named in a check's text; --json and --rejected have all
 
-TRAINING_FOLDERS = ("niv2", "niv2_early", "t0", "muffin", "cot", "cot_raw")
+TRAINING_FOLDERS = ("niv2", "niv2_early", "t0", "p3", "muffin", "cot", "cot_raw")
 
 
 def collection_specs(paths: list[Path] | None, data: Path | None, reader: str) -> list[CollectionSpec]:
@@ -60,7 +61,16 @@ def collection_specs(paths: list[Path] | None, data: Path | None, reader: str) -
     for path in chosen:
         if not path.exists():
             raise RecipeError(f"{path}: no such file or folder.")
-    return [CollectionSpec(path=str(p), reader=reader) for p in chosen]
+    return [CollectionSpec(path=str(p), reader=reader, exclude=_sampled(p, data)) for p in chosen]
+
+
+def _sampled(path: Path, data: Path | None) -> tuple[str, ...]:
+    """The files of t0/ whose tasks lie whole in p3/: globs."""
+    if data is None or path != data / "t0" or not (data / "p3").is_dir():
+        return ()
+    from flantune.sources.p3 import task_stem
+
+    return tuple(f"{glob.escape(task_stem(p.name))}.jsonl*" for p in sorted((data / "p3").iterdir()) if p.is_dir())
 
 
 @app.command(epilog="Example: flantune tasks check my_tasks/ --json")
@@ -144,6 +154,8 @@ def list_tasks(
             return
         if everything:
             raise RecipeError("--all goes with --collection; without it every task is listed anyway.")
+        from flantune.formats.preview import masked
+
         rows: list[dict[str, Any]] = []
         progress = ProgressLine()
         for part in _read(collection_specs(paths, data, reader), max_rejected):
@@ -157,7 +169,7 @@ def list_tasks(
             f"{r['name']:<{width}}  {r['mixture']:<7} {r['language']:<3} {r['examples']:>9,}  {r['category']}"
             for r in rows
         ]
-        emit(json, {"tasks": rows}, text="\n".join([*lines, f"{len(rows)} tasks"]))
+        emit(json, {"tasks": rows}, text=masked("\n".join([*lines, f"{len(rows)} tasks"])))
 
 
 @app.command(epilog="Example: flantune tasks show cot/gsm8k --data DIR")
@@ -171,6 +183,7 @@ def show(
 ) -> None:
     """One task: what the source says of it, its wordings and its first example."""
     with guarded():
+        from flantune.formats.preview import masked
         from flantune.templates import templates_for
 
         task, examples = find_task(name, collection_specs(paths, data, reader), max_rejected)
@@ -181,7 +194,7 @@ def show(
         described["first"] = {"fields": dict(examples[0].fields), "targets": list(examples[0].targets)}
         text = "\n".join(f"{k}: {v}" for k, v in described.items() if k != "templates")
         wordings = "\n".join(f"  {t.name}: {t.inputs!r} -> {t.targets!r}" for t in templates)
-        emit(json, described, text=f"{text}\ntemplates:\n{wordings}")
+        emit(json, described, text=masked(f"{text}\ntemplates:\n{wordings}"))
 
 
 @app.command(epilog="Example: flantune tasks preview cot/gsm8k --data DIR --format fs_opt --seed 3")

@@ -46,7 +46,7 @@ def search_examples(
     hits: list[Hit] = []
     scanned = 0
     stopped = following = None
-    for name, first, rows, batch in _batches(store, tasks[task:], row):
+    for name, first, batch in _batches(store, tasks[task:], row):
         if scanned and clock() > until:  # at least one batch a call, so that going on always gets on
             stopped, following = f"{seconds:g} seconds spent", f"{first}:{name}"
             break
@@ -61,7 +61,7 @@ def search_examples(
             hits.append(hit)
         if stopped:
             break
-        scanned += rows
+        scanned += batch.num_rows
     return SearchView(
         hits=tuple(hits),
         scanned=scanned,
@@ -118,20 +118,11 @@ def texts(example: Example) -> Iterator[tuple[str, str]]:
         yield "rationale", example.rationale
 
 
-def _batches(store: ExampleStore, tasks: Sequence[str], row: int) -> Iterator[tuple[str, int, int, pa.RecordBatch]]:
-    """(task, its first row in the batch, rows, the batch), from row `row` of the first task on."""
-    files = {entry["task"]["name"]: entry["file"] for entry in orjson.loads((store.folder / "tasks.json").read_bytes())}
+def _batches(store: ExampleStore, tasks: Sequence[str], row: int) -> Iterator[tuple[str, int, pa.RecordBatch]]:
+    """(task, its first row in the batch, the batch), from row `row` of the first task on."""
     for name in tasks:
-        with pa.memory_map(str(store.folder / files[name])) as file:
-            reader = pa.ipc.open_file(file)
-            first = 0
-            for number in range(reader.num_record_batches):
-                batch = reader.get_batch(number)
-                skipped = min(max(0, row - first), batch.num_rows)
-                first += skipped
-                if skipped < batch.num_rows:
-                    yield name, first, batch.num_rows - skipped, batch.slice(skipped)
-                first += batch.num_rows - skipped
+        for first, batch in store.batches(name, row):
+            yield name, first, batch
         row = 0
 
 

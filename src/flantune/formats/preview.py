@@ -10,6 +10,11 @@ from rich.text import Text
 
 from flantune.types import Prompt, Role
 
+# What a terminal would obey rather than show: escape sequences in a collection's text must not move the cursor. Signs
+# for the control characters (␛, ␡), the replacement character for those of Latin-1, which have none.
+CONTROLS = {c: 0x2400 + c for c in range(0x20) if chr(c) not in "\n\t"} | {0x7F: 0x2421}
+CONTROLS |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
 # Underline and bold beside the colour, so that the roles differ in black and white too.
 ROLE_STYLES: dict[Role, str] = {
     "instruction": "cyan",
@@ -18,6 +23,11 @@ ROLE_STYLES: dict[Role, str] = {
     "rationale": "italic yellow",
     "target": "underline green",
 }
+
+
+def masked(text: str) -> str:
+    """The text with its control characters made visible; line breaks and tabs stay what they are."""
+    return text.translate(CONTROLS)
 
 
 def legend() -> Text:
@@ -30,7 +40,7 @@ def legend() -> Text:
 
 
 def as_rich_text(prompt: Prompt) -> Text:
-    """The prompt's text as it is, each segment in its role's style, under the headings INPUT and TARGET."""
+    """The prompt's text, each segment in its role's style, under the headings INPUT and TARGET."""
     text = Text()
     for heading, segments in _parts(prompt):
         text.append(f"{heading}\n", style="reverse")
@@ -55,5 +65,5 @@ def _parts(prompt: Prompt) -> Iterator[tuple[str, list[tuple[Role, str]]]]:
         by_role = groupby(segments, key=lambda s: (s.role, s.exemplar))
         yield (
             ("TARGET" if is_target else "INPUT"),
-            [(role, "".join(s.text for s in run)) for (role, _), run in by_role],
+            [(role, masked("".join(s.text for s in run))) for (role, _), run in by_role],
         )

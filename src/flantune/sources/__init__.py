@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from flantune.errors import DataError, RecipeError
@@ -21,7 +20,7 @@ from flantune.sources.niv2 import Niv2Reader
 from flantune.sources.p3 import P3Reader
 from flantune.sources.prompts import PromptsReader
 from flantune.sources.qed import QedReader
-from flantune.sources.reading import Draft, Reader, TaskRows, is_empty
+from flantune.sources.reading import Draft, Reader, TaskRows, is_empty, selected
 from flantune.sources.rejects import BadRow, Rejects
 from flantune.sources.table import TableReader
 
@@ -97,7 +96,7 @@ def collection_files(spec: CollectionSpec) -> tuple[Path, ...]:
         raise RecipeError(f"collection '{spec.path}': no such file or folder.")
     files = sorted(p for p in root.rglob("*") if p.is_file() and not _hidden(p.relative_to(root)))
     owned = {rows_path(p) for p in files if p.name.endswith(NATIVE_SUFFIX)}
-    kept = tuple(p for p in files if p not in owned and _selected(p, root, spec))
+    kept = tuple(p for p in files if p not in owned and selected(p, root, spec))
     if not kept:
         raise RecipeError(f"collection '{spec.path}': no file is selected by include {list(spec.include)}, "
                           f"exclude {list(spec.exclude)}.")  # fmt: skip
@@ -106,16 +105,6 @@ def collection_files(spec: CollectionSpec) -> tuple[Path, ...]:
 
 def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
-
-
-def _selected(path: Path, root: Path, spec: CollectionSpec) -> bool:
-    """Globs are tried on the file's name and on its path within the folder."""
-    names = (path.name, path.relative_to(root).as_posix())
-
-    def any_match(globs: tuple[str, ...]) -> bool:
-        return any(fnmatchcase(n, g) for g in globs for n in names)
-
-    return any_match(spec.include) and not any_match(spec.exclude)
 
 
 def collection_parts(spec: CollectionSpec) -> tuple[Path, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ from flantune.errors import DataError, RecipeError
 from flantune.recipe import CollectionSpec
 from flantune.sources.reading import Record, TaskRows, examples_of
 from flantune.sources.rejects import BadRow, Rejects
-from flantune.sources.table import check_header, checked_columns, mapped_parser, mapped_task
+from flantune.sources.table import batch_records, check_header, checked_columns, mapped_parser, mapped_task
 
+BATCH_ROWS = 1024  # in memory at once
 SAVED = ("state.json", "dataset_dict.json")  # what save_to_disk leaves
 
 
@@ -26,7 +27,7 @@ class HubReader:
     def read(self, path: Path, spec: CollectionSpec, rejects: Rejects) -> Iterator[TaskRows]:
         columns = checked_columns(spec)
         data = load(spec)
-        check_header(data.column_names, columns, spec.path)
+        check_header(data.column_names, columns.values(), spec.path)
         mixture = spec.mixture or self.mixture
         dataset = Path(spec.path).name
         name = "/".join(filter(None, (mixture, dataset, spec.config)))
@@ -63,12 +64,20 @@ def load(spec: CollectionSpec) -> Any:
 
 
 def numbered(data: Any) -> Iterator[tuple[str, Record | BadRow]]:
-    """Rows from 1, their class labels as the names the dataset gives them."""
+    """Rows from 1, their class labels as the names the dataset gives them. A row that cannot be read is one bad row."""
     names = {c: f.names for c, f in data.features.items() if type(f).__name__ == "ClassLabel"}
-    for number, row in enumerate(data, 1):
-        record = dict(row)
-        for column, words in names.items():
-            label = record[column]
-            # -1 marks a row without a label on the hub.
-            record[column] = words[label] if isinstance(label, int) and 0 <= label < len(words) else None
-        yield str(number), record
+    number = 0
+    # As Arrow tables: `datasets` itself would decode pictures and sound, and stop at a text that is no UTF-8.
+    for table in data.with_format("arrow").iter(batch_size=BATCH_ROWS):
+        for batch in table.to_batches():
+            for record in batch_records(batch):
+                number += 1
+                yield str(number), record if isinstance(record, BadRow) else labelled(record, names)
+
+
+def labelled(record: Record, names: Mapping[str, Sequence[str]]) -> Record:
+    for column, words in names.items():
+        label = record[column]
+        # -1 marks a row without a label on the hub.
+        record[column] = words[label] if isinstance(label, int) and 0 <= label < len(words) else None
+    return record

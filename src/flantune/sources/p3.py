@@ -1,15 +1,34 @@
-"""P3 (the T0 training set) already rendered: JSON lines of prompt and completion, one file per dataset and wording."""
+"""P3 (the T0 training set), already rendered, one task per dataset and wording.
+
+JSON lines:  NAME.jsonl                                    prompt and completion, which ends with a mark
+the hub's:   NAME/train-00000-of-00002.parquet             inputs_pretokenized, targets_pretokenized, ...
+             NAME/train/0000.parquet                       the same, as the hub's own conversion lays it out
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
+from flantune.errors import DataError
 from flantune.recipe import CollectionSpec
-from flantune.sources.reading import Draft, Record, TaskRows, examples_of, first_object, json_lines, stem, text_of
+from flantune.sources.reading import (
+    Draft,
+    Record,
+    TaskRows,
+    examples_of,
+    first_object,
+    json_lines,
+    selected,
+    stem,
+    suffix,
+    text_of,
+)
 from flantune.sources.rejects import BadRow, Rejects
+from flantune.sources.table import parquet_columns, parquet_rows
 from flantune.types import Task
 
 END = "<|endoftext|>"
@@ -103,11 +122,18 @@ FREE_TEXT = frozenset(
 )  # fmt: skip
 
 
+INPUTS, TARGETS, CHOICES, CORRECT = "inputs_pretokenized", "targets_pretokenized", "answer_choices", "is_correct"
+_SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<shards>\d{5})\.parquet")
+_CONVERTED = re.compile(r"(?P<number>\d{4})\.parquet")
+
+
 class P3Reader:
     name = "p3"
     mixture = "t0_sf"
 
     def matches(self, path: Path) -> bool:
+        if suffix(path) == ".parquet":
+            return {INPUTS, TARGETS} <= set(parquet_columns(path))
         first = first_object(path)
         return (
             first is not None
@@ -117,9 +143,30 @@ class P3Reader:
         )
 
     def read(self, path: Path, spec: CollectionSpec, rejects: Rejects) -> Iterator[TaskRows]:
-        known = p3_dataset(stem(path))
-        task = Task(
-            name=f"t0/{stem(path)}",
+        if suffix(path) == ".parquet":
+            yield from self._hub(path, spec, rejects)
+        else:
+            task = self._task(stem(path), path, spec)
+            yield TaskRows(task, examples_of(task, path, json_lines(path), parse_row, rejects))
+
+    def _hub(self, path: Path, spec: CollectionSpec, rejects: Rejects) -> Iterator[TaskRows]:
+        """The rows of a split, numbered through its shards; they stand under the first one's name. The others give
+        nothing of their own. A file that is named by itself is read by itself, whatever it is part of."""
+        if not self.matches(path):
+            raise DataError(str(path), field="header", expected=f"{INPUTS} and {TARGETS}", got=parquet_columns(path))
+        alone = path == Path(spec.path)
+        if not alone and (split := split_of(path)) not in (None, spec.split):
+            rejects.skip(path, f"split '{split}' is not the one asked for, '{spec.split}'")
+            return
+        shards = (path,) if alone else shards_of(path, spec)
+        if path == shards[0]:
+            task = self._task(hub_name(path), path, spec)
+            yield TaskRows(task, examples_of(task, path, shard_rows(shards), parse_hub_row, rejects))
+
+    def _task(self, name: str, path: Path, spec: CollectionSpec) -> Task:
+        known = p3_dataset(name)
+        return Task(
+            name=f"t0/{name}",
             mixture=spec.mixture or self.mixture,
             dataset=known.dataset,
             category=known.category,
@@ -129,7 +176,83 @@ class P3Reader:
             source=self.name,
             path=str(path),
         )
-        yield TaskRows(task, examples_of(task, path, json_lines(path), parse_row, rejects))
+
+
+def hub_name(path: Path) -> str:
+    """The wording's name, which is a folder's on the hub; a file that lies elsewhere has its own."""
+    name = stem(path)
+    if _SHARD.fullmatch(path.name) and path.parent.name:
+        name = path.parent.name
+    elif _CONVERTED.fullmatch(path.name) and path.parent.parent.name:
+        name = path.parent.parent.name
+    return task_stem(name)
+
+
+def task_stem(name: str) -> str:
+    """A name of the hub's as files of rows have it: they spell one otherwise."""
+    return name.replace("cnn_dailymail_3.0.0", "cnn_dailymail_3_0_0")
+
+
+def split_of(path: Path) -> str | None:
+    """The split that a file of the hub's layout belongs to."""
+    match = _SHARD.fullmatch(path.name)
+    return match["split"] if match else path.parent.name if _CONVERTED.fullmatch(path.name) else None
+
+
+def shards_of(path: Path, spec: CollectionSpec) -> tuple[Path, ...]:
+    """All shards of the split that this file is one of, in order; those that the collection leaves out are not among
+    them. Raises DataError where one is not there at all."""
+    match = _SHARD.fullmatch(path.name)
+    if match is not None and int(match["number"]) < int(match["shards"]):
+        there = sum(1 for _ in path.parent.glob("*.parquet"))
+        numbers = range(min(int(match["shards"]), there + 1))  # one too many is enough to see that some are missing
+        files = [path.with_name(f"{match['split']}-{k:05d}-of-{match['shards']}.parquet") for k in numbers]
+    elif _CONVERTED.fullmatch(path.name):
+        files = [path.with_name(f"{k:04d}.parquet") for k in range(_last(path) + 1)]
+    else:
+        return (path,)
+    missing = [file.name for file in files if not file.exists()]
+    if missing:
+        raise DataError(
+            str(path),
+            field="shards",
+            expected="all of the split",
+            got=f"{missing[0]} is not there",
+            mend="Fetch it again, or name the files that are there one by one.",
+        )
+    return tuple(file for file in files if selected(file, Path(spec.path), spec))
+
+
+def _last(path: Path) -> int:
+    return max(int(m["number"]) for p in path.parent.glob("*.parquet") if (m := _CONVERTED.fullmatch(p.name)))
+
+
+def shard_rows(shards: Sequence[Path]) -> Iterator[tuple[str, Record | BadRow]]:
+    number = 0
+    for shard in shards:
+        for _, record in parquet_rows(shard, (INPUTS, TARGETS), (CHOICES, CORRECT)):
+            number += 1
+            yield str(number), record
+
+
+def parse_hub_row(record: Record) -> Iterator[Draft]:
+    if record.get(CORRECT) is False:
+        # Rank classification: a row for each choice, of which one is right.
+        raise BadRow(CORRECT, "true", False, malformed=False)
+    prompt, target = text_of(record, INPUTS), record.get(TARGETS)
+    if not isinstance(target, str):
+        raise BadRow(TARGETS, "text", target)
+    if not target.strip():
+        raise BadRow(TARGETS, "text that is not blank", target, malformed=False)  # as above: no wording for the row
+    yield Draft({"prompt": prompt}, (target,), options=choices_of(record.get(CHOICES), target))
+
+
+def choices_of(value: object, target: str) -> tuple[str, ...] | None:
+    """The answers there are, where they are whole and the target is one of them."""
+    if not isinstance(value, list) or not all(isinstance(v, str) and v.strip() for v in value):
+        return None
+    choices = tuple(dict.fromkeys(v.strip() for v in value))
+    return choices if len(choices) > 1 and target.strip() in choices else None
 
 
 def p3_dataset(name: str) -> Known:

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar, cast
 
@@ -66,6 +67,16 @@ class Draft:
     rationale: str | None = None
     options: tuple[str, ...] | None = None
     id: str = ""
+
+
+def selected(path: Path, root: Path, spec: CollectionSpec) -> bool:
+    """Whether a collection takes a file of its folder; globs are tried on its name and on its path within it."""
+    names = (path.name, path.relative_to(root).as_posix())
+
+    def any_match(globs: tuple[str, ...]) -> bool:
+        return any(fnmatchcase(n, g) for g in globs for n in names)
+
+    return any_match(spec.include) and not any_match(spec.exclude)
 
 
 # Opening -------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ Roles: `answer` (or `target`), `rationale`, `options`, `id`; any other role is a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,10 +47,10 @@ class TableReader:
         columns = checked_columns(spec)
         rows: Iterator[tuple[str, Record | BadRow]]
         if suffix(path) == ".parquet":
-            rows = parquet_rows(path, columns)
+            rows = parquet_rows(path, tuple(columns.values()))
         elif suffix(path) in DELIMITERS:
             delimiter = DELIMITERS[suffix(path)]
-            check_header(header_of(path, delimiter), columns, str(path))
+            check_header(header_of(path, delimiter), columns.values(), str(path))
             rows = table_rows(path, delimiter)
         else:
             rows = json_objects(path)
@@ -74,8 +74,8 @@ def checked_columns(spec: CollectionSpec) -> dict[str, str]:
     return dict(spec.columns)
 
 
-def check_header(header: Sequence[str], columns: Mapping[str, str], where: str) -> None:
-    missing = [c for c in columns.values() if c not in header]
+def check_header(header: Sequence[str], columns: Iterable[str], where: str) -> None:
+    missing = [c for c in columns if c not in header]
     if missing:
         raise DataError(
             where,
@@ -173,13 +173,25 @@ def one_record(row: pa.RecordBatch) -> Record | BadRow:
         return BadRow("row", "values that can be read", str(e))
 
 
-def parquet_rows(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[str, Record | BadRow]]:
-    """Rows of a Parquet file, counted from 1; only the mapped columns are read, a batch at a time."""
+def parquet_columns(path: Path) -> list[str]:
+    """The columns' names; none where the file is no Parquet file."""
+    try:
+        return list(pq.read_schema(path).names)
+    except (pa.ArrowException, OSError, ValueError):
+        return []
+
+
+def parquet_rows(
+    path: Path, columns: Sequence[str], optional: Sequence[str] = ()
+) -> Iterator[tuple[str, Record | BadRow]]:
+    """Rows of a Parquet file, counted from 1; only these columns are read, a batch at a time."""
     try:
         with pq.ParquetFile(path) as file:
-            check_header(file.schema_arrow.names, columns, str(path))
+            header = file.schema_arrow.names
+            check_header(header, columns, str(path))
+            wanted = [*columns, *(c for c in optional if c in header)]
             number = 0
-            for batch in file.iter_batches(batch_size=1024, columns=list(dict.fromkeys(columns.values()))):
+            for batch in file.iter_batches(batch_size=1024, columns=list(dict.fromkeys(wanted))):
                 for record in batch_records(batch):
                     number += 1
                     yield str(number), record

@@ -36,6 +36,7 @@ STORE_VERSION = 1
 BATCH_ROWS = 512  # rows per Arrow record batch: what one random access maps, and what a build holds in memory
 OPEN_TASKS = 512  # files held open at once; the usual limit of a process is 1,024
 RELEASE_EVERY = 128  # examples read before the pages they were read from are given back
+RELEASE_VIEWS = 24  # or batches looked into: of many tasks one row each, near a megabyte of pages each
 
 SCHEMA = pa.schema(
     [
@@ -284,7 +285,7 @@ class ExampleStore:
             self._files[task.name] = entry["file"]
         self._open: OrderedDict[str, _OpenTask] = OrderedDict()
         self._touched: dict[str, _OpenTask] = {}  # read from since pages were last given back
-        self._examples_read = 0
+        self._examples_read = self._views = 0
 
     @classmethod
     def open(cls, folder: Path | str) -> ExampleStore:
@@ -335,6 +336,20 @@ class ExampleStore:
                 yield _example(task, row, record)
                 row += 1
 
+    def batches(self, task: str, start: int = 0) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """(number of its first row, rows) of the task's record batches from row `start` on, the columns of `SCHEMA`:
+        views of the mapped file, for what is to be said of many rows without making Examples of them."""
+        size = self.size(task)
+        while start < size:
+            number, place = divmod(start, BATCH_ROWS)
+            try:
+                batch = self._batch(task, number, BATCH_ROWS)
+            except pa.ArrowException as e:
+                path = self.folder / self._files[task]
+                raise StateError(f"{path}: cannot be read: {e}. Build the store again.") from None
+            yield start, batch.slice(place) if place else batch
+            start += batch.num_rows - place
+
     def read(self, task: str, rows: Sequence[int]) -> list[Example]:
         """The task's examples at `rows`, which ascend: many at once for little more than one."""
         found: list[Example] = []
@@ -353,12 +368,13 @@ class ExampleStore:
         # A page once read stays in the process as long as the file is mapped, and the kernel maps its neighbours with
         # it: reading at random would end with the whole collection in memory. Pages given back are still in the
         # system's cache, for as long as nobody needs the room.
-        if self._examples_read >= RELEASE_EVERY:
+        if self._examples_read >= RELEASE_EVERY or self._views >= RELEASE_VIEWS:
             for opened in self._touched.values():
                 opened.release()
             self._touched.clear()
-            self._examples_read = 0
+            self._examples_read = self._views = 0
         self._examples_read += examples
+        self._views += 1
         opened = self._touched[task] = self._opened(task)
         return opened.reader.get_batch(number)
 

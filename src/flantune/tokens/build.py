@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from flantune.errors import DataError, StateError
 from flantune.recipe import TokensSpec
 from flantune.tokens.block import PackedBlock, pack_block
-from flantune.tokens.card import DataCard
+from flantune.tokens.card import Asked, DataCard
 from flantune.tokens.encode import EncodedBatch
 from flantune.tokens.packing import VERSION as PACKING_VERSION
 from flantune.tokens.shards import INDEX, ShardRecord, ShardWriter, check_shard, read_index
@@ -37,7 +37,7 @@ def build_shards(
     *,
     one_sided: bool = False,
     fingerprint: str = "",
-    asked_shares: Mapping[str, float] | None = None,
+    asked: Asked | None = None,
     on_progress: OnProgress | None = None,
 ) -> DataCard:
     """Write exactly `num_rows` packed rows to `folder`; return the card, which is also `card.json` there.
@@ -46,7 +46,7 @@ def build_shards(
     computed again, and the rows of it that are on disk are skipped. It is asked for one block after the other, and may
     give it packed already, as `pack_block` would. `fingerprint` names what the rows are made from
     (mixture and tokenizer); a folder begun with another one, or with other settings, is refused with StateError.
-    `asked_shares` (by task) go beside the shares got. A folder already whole returns its card at once.
+    What was `asked` stands beside the shares got. A folder already whole returns its card at once.
     """
     folder = Path(folder)
     stamp = _stamp(fingerprint, num_rows, spec, one_sided)
@@ -74,8 +74,8 @@ def build_shards(
             raise _nothing_left(packed, block)
         block, skip = block + 1, 0
 
-    if asked_shares is not None:
-        card = card.with_asked(asked_shares)
+    if asked is not None:
+        card = card.with_asked(asked)
     writer.flush()
     _write_json(folder / CARD, card.to_json())
     writer.finish(inputs_len=spec.inputs_len, targets_len=spec.targets_len, one_sided=one_sided, fingerprint=stamp)

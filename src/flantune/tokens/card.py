@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from flantune.recipe import Count
 from flantune.types import Encoded, Packed
 
 
@@ -16,7 +16,8 @@ class TaskCount:
     """One task's part. Tokens include EOS; `*_cut` count examples that lost something, `*_lost` the tokens."""
 
     mixture: str = ""
-    asked: float | None = None  # share of examples the mixture asked for
+    asked: float | None = None  # share asked of what the mixture's weights count; of a task, where they count draws
+    drawn: float | None = None  # share of the draws: what the weights come to
     examples: int = 0
     input_tokens: int = 0
     target_tokens: int = 0
@@ -39,7 +40,19 @@ class TaskCount:
         self.empty_targets += len(example.targets) <= 1
 
 
-_SUMMED = [f.name for f in fields(TaskCount) if f.name not in ("mixture", "asked")]
+_SUMMED = [f.name for f in fields(TaskCount) if f.name not in ("mixture", "asked", "drawn")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a mixture asked for, to stand beside what came.
+
+    Weights that count packed examples or tokens hold for parts; within a part tasks keep their shares of the draws.
+    """
+
+    count: Count = "draws"
+    mixtures: Mapping[str, float | None]  # share of what `count` counts; None: asked for by something else
+    draws: Mapping[str, Mapping[str, float]]  # mixture -> task -> share of the draws
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,7 +65,9 @@ class DataCard:
     inputs_len: int
     targets_len: int
     one_sided: bool = False
+    count: Count = "draws"  # what the mixture's weights are shares of
     rows: int = 0
+    mixtures: dict[str, TaskCount] = field(default_factory=dict)
     tasks: dict[str, TaskCount] = field(default_factory=dict)
     templates: dict[str, int] = field(default_factory=dict)
     formats: dict[str, int] = field(default_factory=dict)
@@ -65,8 +80,8 @@ class DataCard:
         self.rows += 1
         for index in row.indices.tolist():
             example = examples[index]
-            task = self.tasks.setdefault(example.task, TaskCount(mixture=example.mixture))
-            task.add(example)
+            self.tasks.setdefault(example.task, TaskCount(mixture=example.mixture)).add(example)
+            self.mixtures.setdefault(example.mixture, TaskCount(mixture=example.mixture)).add(example)
             if example.template:
                 _count(self.templates, example.template)
             if formats is not None and index in formats:
@@ -78,11 +93,21 @@ class DataCard:
         for _, reason in dropped:
             _count(self.dropped, reason)
 
-    def with_asked(self, shares: Mapping[str, float]) -> DataCard:
-        """A copy with the share each task was asked for; a task that got no example is listed too, with none."""
+    def with_asked(self, asked: Asked) -> DataCard:
+        """A copy with what was asked for; a task or mixture that got no example is listed too, with none."""
         card = deepcopy(self)
-        for name, share in shares.items():
-            card.tasks.setdefault(name, TaskCount()).asked = share
+        card.count = asked.count
+        for mixture, shares in asked.draws.items():
+            whole = card.mixtures.setdefault(mixture, TaskCount(mixture=mixture))
+            whole.drawn = sum(shares.values())
+            for name, share in shares.items():
+                task = card.tasks.setdefault(name, TaskCount(mixture=mixture))
+                task.drawn = (task.drawn or 0.0) + share  # two mixtures may name it
+        for mixture, wanted in asked.mixtures.items():
+            card.mixtures.setdefault(mixture, TaskCount(mixture=mixture)).asked = wanted
+        if asked.count == "draws":
+            for task in card.tasks.values():
+                task.asked = task.drawn
         return card
 
     def total(self) -> TaskCount:
@@ -91,19 +116,25 @@ class DataCard:
     def to_json(self) -> dict[str, Any]:
         """What was counted and what follows from it: totals, shares got, fill; None where nothing is to be divided."""
         total = self.total()
-        mixtures: dict[str, list[TaskCount]] = {}
-        for count in self.tasks.values():
-            mixtures.setdefault(count.mixture, []).append(count)
+        counted = [name for name, c in self.mixtures.items() if c.asked is not None] or list(self.mixtures)
+        key = "examples" if self.count == "draws" else self.count  # draws that were dropped are in no row
+        whole = sum(getattr(self.mixtures[name], key) for name in counted)
+
+        def described(count: TaskCount) -> dict[str, Any]:
+            got = _ratio(getattr(count, key), whole) if count.mixture in counted else None
+            return {**_shares(count, total), "got": got}
+
         return {
             "rows": self.rows,
             "inputs_len": self.inputs_len,
             "targets_len": self.targets_len,
             "one_sided": self.one_sided,
-            "total": _described(total, total),
+            "count": self.count,
+            "total": _shares(total, total),
             "fill": self.fill(),
             "dropped": _sorted(self.dropped),
-            "mixtures": {name: _described(_sum(mixtures[name]), total) for name in sorted(mixtures)},
-            "tasks": {name: _described(self.tasks[name], total) for name in sorted(self.tasks)},
+            "mixtures": {name: described(self.mixtures[name]) for name in sorted(self.mixtures)},
+            "tasks": {name: described(self.tasks[name]) for name in sorted(self.tasks)},
             "formats": _sorted(self.formats),
             "templates": _sorted(self.templates),
             "input_lengths": _sorted(self.input_lengths, key=int),
@@ -124,12 +155,22 @@ class DataCard:
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> DataCard:
         kept = ("mixture", "asked", *_SUMMED)
+
+        def counts(of: str) -> dict[str, TaskCount]:
+            # Cards of before `drawn` say the same under `asked`.
+            return {
+                name: TaskCount(drawn=count.get("drawn", count["asked"]), **{k: count[k] for k in kept})
+                for name, count in raw[of].items()
+            }
+
         return cls(
             inputs_len=raw["inputs_len"],
             targets_len=raw["targets_len"],
             one_sided=raw["one_sided"],
+            count=raw.get("count", "draws"),
             rows=raw["rows"],
-            tasks={name: TaskCount(**{k: count[k] for k in kept}) for name, count in raw["tasks"].items()},
+            mixtures=counts("mixtures"),
+            tasks=counts("tasks"),
             **{k: dict(raw[k]) for k in ("templates", "formats", "dropped", "input_lengths", "target_lengths")},
         )
 
@@ -144,19 +185,17 @@ def _count(counts: dict[str, int], key: str) -> None:
 
 
 def _sum(counts: Iterable[TaskCount]) -> TaskCount:
-    counts = list(counts)
-    sums: Counter[str] = Counter()
+    total = TaskCount()
     for count in counts:
-        sums.update({name: getattr(count, name) for name in _SUMMED})
-    mixtures = {c.mixture for c in counts}
-    asked = [c.asked for c in counts if c.asked is not None]
-    return TaskCount(mixture=mixtures.pop() if len(mixtures) == 1 else "", asked=sum(asked) if asked else None, **sums)
+        for name in _SUMMED:
+            setattr(total, name, getattr(total, name) + getattr(count, name))
+    return total
 
 
-def _described(count: TaskCount, total: TaskCount) -> dict[str, Any]:
+def _shares(count: TaskCount, total: TaskCount) -> dict[str, Any]:
     return {
         **asdict(count),
-        "got": _ratio(count.examples, total.examples),
+        "example_share": _ratio(count.examples, total.examples),
         "input_token_share": _ratio(count.input_tokens, total.input_tokens),
         "target_token_share": _ratio(count.target_tokens, total.target_tokens),
     }

@@ -50,6 +50,7 @@ VERSION = 3
 STATE = "state.json"
 FILL_ROWS = 4096  # rows read and tokenised at once
 GIVE_BACK_EVERY = 4096  # rows looked up or added before the pages of the files are given back
+ROWS_AT_ONCE = 512  # records of rows.bin; each brings up to 64 kB of its neighbours into memory
 _LINES = ("ends.jsonl", "units.jsonl", "shapes.jsonl")
 
 TEXT = np.dtype([("off", "<i8"), ("n", "<i4"), ("head", "<i4"), ("tail", "<i4"), ("option", "<i4")])
@@ -86,7 +87,7 @@ class TokenStore:
             self._starts[task] = total
             total += size
         self._total_rows = total
-        self._rows_used = 0  # since pages were last given back
+        self._rows_used = self._records_read = 0  # since pages were last given back
         self._lock: IO[bytes] | None = None
         self.folder = self._claim(Path(folder)) if folder is not None else None
         self._ids = Column(self.folder, "ids.bin", np.dtype("<i4"))
@@ -129,7 +130,7 @@ class TokenStore:
         return found
 
     def _read_rows(self, numbers: npt.NDArray[np.int64]) -> list[Row]:
-        records = self._rows[numbers]
+        records = self._records(numbers)
         shapes = [self._shapes[k] for k in records["shape"].tolist()]
         firsts = records["text"].astype(np.int64) - 1
         counts = np.array([_num_texts(shape) for shape in shapes], dtype=np.int64)
@@ -147,6 +148,17 @@ class TokenStore:
             (shape, texts[end - count : end], own)
             for shape, end, count, own in zip(shapes, ends.tolist(), counts.tolist(), hashes, strict=True)
         ]
+
+    def _records(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Of rows.bin, which has a place for every row of the collection: never all of it in memory."""
+        found = np.empty(len(numbers), dtype=ROW)
+        for at in range(0, len(numbers), ROWS_AT_ONCE):
+            found[at : at + ROWS_AT_ONCE] = self._rows[numbers[at : at + ROWS_AT_ONCE]]
+            self._records_read += min(ROWS_AT_ONCE, len(numbers) - at)
+            if self._records_read >= ROWS_AT_ONCE:
+                give_back_pages(self._rows)
+                self._records_read = 0
+        return found
 
     def shape(self, task: str, row: int) -> RowShape:
         return self._row(task, row)[0]
@@ -177,7 +189,7 @@ class TokenStore:
         for task, rows in wanted.items():
             start = self._starts[task]
             numbers = np.unique(np.fromiter(rows, dtype=np.int64))
-            missing = numbers[self._rows["text"][start + numbers] == 0]
+            missing = numbers[self._records(start + numbers)["text"] == 0]
             for at in range(0, len(missing), FILL_ROWS):
                 some = missing[at : at + FILL_ROWS].tolist()
                 self._add_rows(task, self._store.read(task, some))
