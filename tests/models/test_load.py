@@ -89,6 +89,22 @@ def test_a_scratch_t5_has_the_shape_of_t5_1_1():
     assert (model.config.feed_forward_proj, model.config.relative_attention_num_buckets) == ("gated-gelu", 32)
 
 
+@pytest.mark.parametrize("family", ["t5", "llama", "qwen3"])
+def test_a_hollow_model_has_names_shapes_and_buffers_and_no_numbers(family: Any, tmp_path: Path):
+    save_model(tiny_model(family, dropout=0.1), None, tmp_path / "model")
+    whole = load_model(str(tmp_path / "model"), dropout=0.2)
+    hollow = load_model(str(tmp_path / "model"), dropout=0.2, hollow=True)
+    assert [(n, p.shape, p.dtype) for n, p in hollow.named_parameters()] == [
+        (n, p.shape, p.dtype) for n, p in whole.named_parameters()
+    ]
+    assert all(p.is_meta for p in hollow.parameters()) and not hollow.training
+    buffers = dict(whole.named_buffers())
+    assert all(torch.equal(b, buffers.pop(name)) for name, b in hollow.named_buffers()) and not buffers
+    modules = [(n, type(m)) for n, m in whole.named_modules()]
+    assert [(n, type(m)) for n, m in hollow.named_modules()] == modules
+    assert not torch.nn.Linear(2, 2).weight.is_meta  # what is made after is as ever
+
+
 def test_a_decoder_that_pads_with_eos_still_learns_eos():
     model = scratch_model("llama", ModelSize(d_model=16, layers=1, heads=1), vocab_size=64, eos_id=1, pad_id=1)
     model(input_ids=torch.tensor([[5, 1, 6]])).logits.sum().backward()

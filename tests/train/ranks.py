@@ -17,11 +17,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 
+from flantune.models.adapt import add_adapter
 from flantune.models.family import family_of
-from flantune.models.load import scratch_model
-from flantune.recipe import ModelSize, OptimizerSpec, SelectionSpec, TrainSpec
+from flantune.models.load import scratch_model, without_weights
+from flantune.recipe import AdapterSpec, ModelSize, OptimizerSpec, SelectionSpec, TrainSpec
 from flantune.train.loop import TrainReport, train
-from flantune.train.parallel import Ranks, open_ranks
+from flantune.train.parallel import Objective, Ranks, local, open_ranks, shard
 from flantune.train.selection import Selection, loss_measure
 from models.packs import EOS, PAD, random_row
 from train.runs import batches
@@ -95,6 +96,45 @@ def until(folder: Path, ranks: Ranks, family: str, optimizer: str, step: str) ->
     return trained(folder, ranks, spec, model_of(family, True, dropout=0.1))[0]
 
 
+def hollow_elsewhere(ranks: Ranks, make: Callable[[], Any], otherwise: Callable[[], Any] | None = None) -> Any:
+    """A model with weights on rank 0 and without any on the others, which may think it tied otherwise."""
+    if ranks.main:
+        return make()
+    with without_weights():
+        return (otherwise or make)()
+
+
+def sent(folder: Path, ranks: Ranks, family: str, tied: str) -> dict[str, torch.Tensor]:
+    """Rank 0's weights, put together from the parts that it sent; the other ranks think them tied otherwise."""
+    untied = tied == "untied"
+    model = hollow_elsewhere(ranks, lambda: model_of(family, not untied), lambda: model_of(family, untied))
+    if ranks.size > 1:
+        shard(Objective(model, family_of(model), 0.0), ranks)
+        assert all(local(p).numel() < p.numel() for p in model.parameters())
+    folder.mkdir(parents=True, exist_ok=True)
+    return whole_weights(model)
+
+
+def adapted(folder: Path, ranks: Ranks, family: str, step: str) -> dict[str, torch.Tensor]:
+    """Adapters alone, with dropout in them and beside them, from whatever checkpoint lies there to `step`."""
+    adapter = AdapterSpec(rank=3, alpha=6, dropout=0.1)
+    model = hollow_elsewhere(ranks, lambda: add_adapter(model_of(family, True, dropout=0.1), adapter, seed=5))
+    spec = TrainSpec(
+        steps=int(step), micro_rows=1, batch_rows=3, checkpoint_every=3, precision="fp32",
+        optimizer=OptimizerSpec(name="adamw", lr=3e-3),
+    )  # fmt: skip
+    return trained(folder, ranks, spec, model)[0]
+
+
+def compiled(folder: Path, ranks: Ranks, family: str, compile: str) -> dict[str, torch.Tensor]:
+    """Few steps: every other length is compiled anew."""
+    spec = TrainSpec(
+        steps=2, micro_rows=1, batch_rows=2, checkpoint_every=2, precision="fp32", optimizer=ADAFACTOR,
+        compile=compile == "compile",
+    )  # fmt: skip
+    return trained(folder, ranks, spec, model_of(family, True, dropout=0.1))[0]
+
+
 def held_out(folder: Path, ranks: Ranks) -> dict[str, torch.Tensor]:
     """The loss on rows of their own, three micro-batches, and the step chosen by it."""
     model = model_of("t5", True)
@@ -130,6 +170,9 @@ def failing(folder: Path, ranks: Ranks) -> dict[str, torch.Tensor]:
 SCENARIOS: dict[str, Callable[..., dict[str, torch.Tensor]]] = {
     "fifty": fifty,
     "until": until,
+    "sent": sent,
+    "adapted": adapted,
+    "compiled": compiled,
     "held_out": held_out,
     "failing": failing,
 }

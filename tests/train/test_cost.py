@@ -111,6 +111,11 @@ def test_frozen_weights_save_a_third_of_the_operations():
     assert row_flops(shape, one_example(0, ROW), trained) < 0.8 * row_flops(shape, one_example(0, ROW))
 
 
+@pytest.mark.parametrize("make", [t5, llama])
+def test_a_models_shape_is_the_same_with_adapters_beside_it(make):
+    assert shape_of(add_adapter(make(), AdapterSpec(rank=2), seed=0)) == shape_of(make())
+
+
 def test_checkpointing_costs_one_forward_pass_more_but_for_the_output_matrix():
     shape, row = shape_of(llama(2)), one_example(0, ROW)
     forward = (row_flops(shape, row) - 6 * shape.head * ROW) / 3

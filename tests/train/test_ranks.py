@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from flantune.errors import StateError
 from flantune.train.checkpoint import latest_checkpoint, load_weights
-from flantune.train.parallel import ALONE
+from flantune.train.parallel import ALONE, _account, _tie_alike
 from train.ranks import begin, launch, losses, model_of, result, run
 
 KINDS = [(family, tied) for family in ("t5", "llama") for tied in ("tied", "untied")]
@@ -33,11 +34,16 @@ def saved_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_two_ranks_give_what_one_process_gives(tmp_path: Path):
-    """Fifty steps of Adafactor on shards; a training begun by one process, gone on with
-    by two, ended by one; the step that a held-out loss chooses. One start of torchrun for all: it takes seconds."""
-    run(tmp_path / "one", ALONE, ["a=fifty:t5:tied", "c=until:t5:adamw:12", "d=held_out"])
+    """Fifty steps of Adafactor on shards; a training begun by one process, gone on with by two, ended by one; the step
+    that a held-out loss chooses; adapters; weights that rank 0 alone has read. One start of torchrun for all: it takes
+    seconds."""
+    run(tmp_path / "one", ALONE, ["a=fifty:t5:tied", "c=until:t5:adamw:12", "d=held_out", "e=adapted:t5:4"])
     run(tmp_path / "two", ALONE, ["c=until:t5:adamw:4"])
-    launch(tmp_path / "two", 2, ["a=fifty:t5:tied", "c=until:t5:adamw:8", "d=held_out"])
+    launch(
+        tmp_path / "two",
+        2,
+        ["a=fifty:t5:tied", "c=until:t5:adamw:8", "d=held_out", "e=adapted:t5:4", "f=sent:t5:untied"],
+    )
     assert_near(result(tmp_path / "two", "a"), result(tmp_path / "one", "a"), 1e-6)
 
     at_eight = result(tmp_path / "two", "c")
@@ -56,6 +62,35 @@ def test_two_ranks_give_what_one_process_gives(tmp_path: Path):
     assert chosen < stopped < 30
     torch.testing.assert_close(one["curve"], two["curve"], rtol=1e-5, atol=0)
 
+    assert_adapters_alone_are_trained(tmp_path / "one", tmp_path / "two", "e", "t5")
+    assert_the_weights_given(tmp_path / "two", "f", "t5", "untied")
+
+
+def assert_adapters_alone_are_trained(one: Path, many: Path, place: str, family: str) -> None:
+    assert losses(many, place) == pytest.approx(losses(one, place), rel=1e-5)
+    weights = result(many, place)
+    assert_near(weights, result(one, place), 1e-5)
+    before = model_of(family, True).state_dict()
+    frozen = {name: p for name, p in weights.items() if ".lora_" not in name}
+    assert frozen and all(torch.equal(p, before[name.replace(".base_layer", "")]) for name, p in frozen.items())
+    assert all(p.abs().max() > 1e-4 for name, p in weights.items() if "lora_B" in name)  # zero at first
+
+
+def assert_the_weights_given(folder: Path, place: str, family: str, tied: str) -> None:
+    given = {name: p.detach() for name, p in model_of(family, tied == "tied").named_parameters()}
+    got = result(folder, place)
+    assert got.keys() == given.keys() and all(torch.equal(got[name], p) for name, p in given.items())
+
+
+def test_a_rank_that_has_another_model_than_rank_0_is_told_so():
+    one = model_of("t5", True)
+    _tie_alike(one, _account(model_of("t5", True)))
+    with pytest.raises(StateError, match=r"got others \('lm_head.weight' differs\)"):
+        smaller = _account(one) | {"lm_head.weight": ("shared.weight", (96, 40), "torch.float32")}
+        _tie_alike(one, smaller)
+    with pytest.raises(StateError, match="same model folder"):
+        _tie_alike(one, _account(model_of("llama", True)))
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 4])
@@ -67,6 +102,32 @@ def test_fifty_steps_of_adafactor_are_the_same_on_any_number_of_ranks(size: int,
         place = f"{family}-{tied}"
         assert_near(result(tmp_path / "many", place), result(tmp_path / "one", place), 1e-6)
         assert losses(tmp_path / "many", place) == pytest.approx(losses(tmp_path / "one", place), rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["t5", "llama"])
+def test_adapters_go_on_from_one_rank_to_two_and_back(family: str, tmp_path: Path):
+    run(tmp_path / "one", ALONE, [f"a=adapted:{family}:9"])
+    run(tmp_path / "many", ALONE, [f"a=adapted:{family}:3"])
+    launch(tmp_path / "many", 2, [f"a=adapted:{family}:6"])
+    run(tmp_path / "many", ALONE, [f"a=adapted:{family}:9"])
+    assert_adapters_alone_are_trained(tmp_path / "one", tmp_path / "many", "a", family)
+
+
+@pytest.mark.slow
+def test_four_ranks_get_their_parts_of_any_model(tmp_path: Path):
+    launch(tmp_path, 4, [f"{family}-{tied}=sent:{family}:{tied}" for family, tied in KINDS])
+    for family, tied in KINDS:
+        assert_the_weights_given(tmp_path, f"{family}-{tied}", family, tied)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["t5", "llama"])
+def test_compiled_layers_on_two_ranks_give_what_plain_ones_give_on_one(family: str, tmp_path: Path):
+    run(tmp_path / "one", ALONE, [f"a=compiled:{family}:plain"])
+    launch(tmp_path / "two", 2, [f"a=compiled:{family}:compile"])
+    assert losses(tmp_path / "two", "a") == pytest.approx(losses(tmp_path / "one", "a"), rel=1e-5)
+    assert_near(result(tmp_path / "two", "a"), result(tmp_path / "one", "a"), 1e-5)
 
 
 @pytest.mark.slow

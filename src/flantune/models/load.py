@@ -55,13 +55,16 @@ def load_model(
     dropout: float | None = None,
     vocab_size: int | None = None,
     how: Mapping[str, Any] | None = None,
+    hollow: bool = False,
 ) -> PreTrainedModel:
     """A model in float32, with our attention and dropout, in evaluation mode; `init` is a folder, a hub id or "demo".
 
     `dropout` replaces the configuration's: every dropout of a T5, the attention dropout of a decoder (the only one
     those have). `vocab_size`, the tokenizer's, must fit the embedding. `how`: more for from_pretrained, such as a
-    quantisation. Raises ModelError where there are no whole safetensors weights, where the architecture is not one of
-    `models.family`, or where any weight is missing: transformers would fill it with random numbers and go on.
+    quantisation. `hollow`: read the configuration alone; the weights have names and shapes and no numbers, which
+    another process gives (`train.parallel.shard`). Raises ModelError where there are no whole safetensors weights,
+    where the architecture is not one of `models.family`, or where any weight is missing: transformers would fill it
+    with random numbers and go on.
     """
     name = located(init)
     local = Path(name).expanduser()
@@ -75,10 +78,33 @@ def load_model(
     if dropout is not None:
         _set_dropout(config, dropout)
     auto = AutoModelForCausalLM if family.one_sided else AutoModelForSeq2SeqLM
-    model = _read_weights(auto, name, config, local.is_dir(), how or {})
+    if hollow:
+        with without_weights(), quiet_transformers():
+            model = auto.from_config(config, dtype=torch.float32, attn_implementation=PACKED)
+    else:
+        model = _read_weights(auto, name, config, local.is_dir(), how or {})
     if vocab_size is not None:
         check_vocabulary(model, vocab_size, where=name)
     return prepare(model).eval()
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Parameters that are made inside have no numbers: they are on the meta device. Buffers, which configurations
+    give (the frequencies of rotary positions), are real."""
+    real = torch.nn.Module.register_parameter
+
+    def register(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        real(module, name, parameter)
+        if parameter is not None and not parameter.is_meta:
+            shell = torch.nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+            module._parameters[name] = shell
+
+    torch.nn.Module.register_parameter = register  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        torch.nn.Module.register_parameter = real  # type: ignore[method-assign]
 
 
 def model_type(init: str) -> str:

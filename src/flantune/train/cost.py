@@ -56,7 +56,7 @@ class Shape:
 
 
 def shape_of(model: Any) -> Shape:
-    """Of any transformers model, on the meta device or not."""
+    """Of any transformers model, on the meta device or not; of one with adapters, the model's without them."""
     import torch
 
     config = model.config
@@ -66,9 +66,9 @@ def shape_of(model: Any) -> Shape:
     if head_weight is None:  # T5Gemma wraps its output layer
         head, head_weight = head.out_proj, head.out_proj.weight
     linear = tuple(
-        (name, module.out_features, module.in_features)
+        (_bare(name), module.out_features, module.in_features)
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
+        if isinstance(module, torch.nn.Linear) and module is not head and not _is_adapter(name)
     )
     two_sided = bool(config.is_encoder_decoder)
     d_model, heads, d_kv, kv_heads, d_ff = _widths(config, text)
@@ -77,7 +77,7 @@ def shape_of(model: Any) -> Shape:
     return Shape(
         model_type=config.model_type,
         two_sided=two_sided,
-        parameters=tuple((name, tuple(p.shape)) for name, p in model.named_parameters()),
+        parameters=tuple((_bare(n), tuple(p.shape)) for n, p in model.named_parameters() if not _is_adapter(n)),
         linear=linear,
         head=head_weight.numel(),
         cross_kv=cross,
@@ -90,6 +90,15 @@ def shape_of(model: Any) -> Shape:
         layers=stacks,
         vocabulary=int(head_weight.shape[0]),
     )
+
+
+def _is_adapter(name: str) -> bool:
+    return ".lora_" in name
+
+
+def _bare(name: str) -> str:
+    """An adapted layer's weight stands one level deeper: q.base_layer.weight."""
+    return ".".join(part for part in name.split(".") if part != "base_layer")
 
 
 _KEYS_AND_VALUES = ("k", "v", "k_proj", "v_proj")

@@ -146,8 +146,10 @@ class Objective(nn.Module):
 def shard(objective: Objective, ranks: Ranks) -> Objective:
     """Spread the weights over the ranks in place: every block a unit, all the rest one, gradients summed.
 
-    The rest is one unit because torch 2.13 refuses a tied matrix in two. Every rank must hold the same weights; from
-    the CPU they go to the GPU in shards, so that a model larger than a GPU can be trained.
+    The rest is one unit because torch 2.13 refuses a tied matrix in two. From the CPU weights go to the GPU in shards,
+    so that a model larger than a GPU can be trained. Every rank must hold the same weights; or all but rank 0 hold none
+    (`models.load.without_weights`), and are sent their parts by it: a machine then holds one whole model, not one for
+    each of its ranks. Raises StateError.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -158,7 +160,10 @@ def shard(objective: Objective, ranks: Ranks) -> Objective:
             f"expected weights of one number format to spread over {ranks.size} ranks, got {', '.join(formats)}. Set "
             "model.adapter.load: fp32, or train in one process."
         )
+    sent = _agree_on_hollow(objective, ranks)
     mesh = init_device_mesh(best_device().type, (ranks.size,))
+    if sent and ranks.main:
+        _send_parts(objective, ranks)  # before it keeps its own part alone
     for block in blocks_of(objective.model):
         fully_shard(block, mesh=mesh)
     fully_shard(objective, mesh=mesh)
@@ -167,7 +172,80 @@ def shard(objective: Objective, ranks: Ranks) -> Objective:
             # The loss is divided by the global batch's tokens already: the sum, not the mean over ranks.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+    if sent and not ranks.main:
+        _receive_parts(objective)
     return objective
+
+
+def _agree_on_hollow(objective: Objective, ranks: Ranks) -> bool:
+    """Whether rank 0 alone has weights. Then buffers become rank 0's, and hollow models are tied as its is."""
+    hollow = any(p.is_meta for p in objective.parameters())
+    if not any(ranks.gather(hollow)):
+        return False
+    ranks.agree(StateError("expected rank 0 to hold the weights, got none.") if ranks.main and hollow else None)
+    told = ranks.tell(_account(objective))
+    ranks.together(lambda: _tie_alike(objective, told))
+    buffers = ranks.tell({name: b.detach().cpu() for name, b in objective.named_buffers()})
+    for name, buffer in objective.named_buffers():
+        buffer.copy_(buffers[name])
+    return True
+
+
+_Account = dict[str, tuple[str, tuple[int, ...], str]]
+
+
+def _account(model: nn.Module) -> _Account:
+    """Name -> (the first name of the same matrix, its shape, its number format)."""
+    first: dict[int, str] = {}
+    return {
+        name: (first.setdefault(id(p), name), tuple(p.shape), str(p.dtype))
+        for name, p in model.named_parameters(remove_duplicate=False)
+    }
+
+
+def _tie_alike(model: nn.Module, told: _Account) -> None:
+    """Matrices of a hollow model tied and untied as `told`: where a file holds an output matrix of its own, loading
+    unties what the configuration alone would tie."""
+    own = dict(model.named_parameters(remove_duplicate=False))
+    shapes = {name: (tuple(p.shape), str(p.dtype)) for name, p in own.items()}
+    differing = sorted(k for k in {*own, *told} if k not in own or k not in told or shapes[k] != told[k][1:])
+    if differing:
+        raise StateError(
+            f"expected the weights of rank 0's model on every rank, got others ('{differing[0]}' differs). All "
+            "machines must have the same model folder and the same versions of torch and transformers."
+        )
+    made: dict[str, nn.Parameter] = {}
+    taken: set[int] = set()
+    for name, (first, shape, _) in told.items():
+        if first not in made:
+            mine = own[first]
+            if id(mine) in taken:  # tied here and not there
+                empty = torch.empty(shape, dtype=mine.dtype, device="meta")
+                mine = nn.Parameter(empty, requires_grad=mine.requires_grad)
+            taken.add(id(mine))
+            made[first] = mine
+        if own[name] is not made[first]:
+            path, _, leaf = name.rpartition(".")
+            model.get_submodule(path)._parameters[leaf] = made[first]
+
+
+def _send_parts(objective: Objective, ranks: Ranks) -> None:
+    """To each rank its rows of every weight, as FSDP2 cuts them; ranks that get none are sent nothing."""
+    for parameter in objective.parameters():
+        for rank, piece in enumerate(parameter.detach().chunk(ranks.size)[1:], 1):
+            dist.send(piece.contiguous(), dst=rank)
+
+
+def _receive_parts(objective: Objective) -> None:
+    """What `_send_parts` sends, in its order, into shards that have no numbers yet."""
+    device = best_device()
+    objective._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t)
+    for parameter in objective.parameters():
+        mine = local(parameter.detach())
+        if mine.numel():
+            came = torch.empty(mine.shape, dtype=mine.dtype)
+            dist.recv(came, src=0)
+            mine.copy_(came)
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
