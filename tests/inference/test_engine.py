@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM, T5ForConditionalGeneration
 
 from flantune.errors import ModelError
 from flantune.inference import Engine, GenerateRequest, ScoreRequest
-from flantune.inference.engine import cut_at, plan_batches
+from flantune.inference.stops import cut_at
 from flantune.tokens.tokenizer import Tokenizer
 
 PROMPTS = (
@@ -131,26 +131,35 @@ def test_option_scores_equal_teacher_forcing_without_cache_or_padding(engine: En
             assert got == pytest.approx(reference_scores(engine, request.prompt, request.options), abs=2e-4)
 
 
-def test_one_token_options_are_scored_from_the_prompts_own_logits(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+def test_one_token_options_are_scored_from_the_prompts_own_logits(engine: Engine):
     single = [c for c in "bcdefgh" if len(engine.tokenizer.encode_batch([c])[0]) == 1]
     requests = [ScoreRequest(prompt=p + "\n", options=tuple(single)) for p in PROMPTS]
     expected = [reference_scores(engine, r.prompt, r.options) for r in requests]
-    monkeypatch.setattr("flantune.inference.decoding.EncoderDecoder.select", None)
-    monkeypatch.setattr("flantune.inference.decoding.Causal.select", None)
-    for got, want in zip(scores(engine, requests), expected, strict=True):
-        assert got == pytest.approx(want, abs=2e-4)
+    read: list[int] = []
+    decoder = engine.model.get_decoder() if engine.family == "encoder-decoder" else engine.model.base_model
+    hook = decoder.register_forward_hook(lambda m, a, k, o: read.append(k["input_ids"].numel()), with_kwargs=True)
+    try:
+        got = scores(engine, requests)
+    finally:
+        hook.remove()
+    for values, want in zip(got, expected, strict=True):
+        assert values == pytest.approx(want, abs=2e-4)
+    own = len(requests) if engine.family == "encoder-decoder" else sum(engine.num_tokens(r.prompt) for r in requests)
+    assert sum(read) <= own
 
 
 def test_the_encoder_reads_each_prompt_once(t5: T5ForConditionalGeneration, tokenizer: Tokenizer):
     engine = Engine(t5, tokenizer, "encoder-decoder", 256, 200)
     read: list[int] = []
-    hook = t5.get_encoder().register_forward_hook(lambda m, a, k, o: read.append(len(k["input_ids"])), with_kwargs=True)
+    encoder = t5.get_encoder()
+    hook = encoder.register_forward_hook(lambda m, a, k, o: read.append(k["input_ids"].numel()), with_kwargs=True)
     try:
         list(engine.score([ScoreRequest(prompt=p, options=OPTIONS[2]) for p in PROMPTS]))
-        assert sum(read) == len(PROMPTS)
+        tokens = sum(engine.num_tokens(p) for p in PROMPTS)
+        assert sum(read) == tokens
         read.clear()
         list(engine.generate([GenerateRequest(prompt=p, max_new_tokens=9) for p in PROMPTS]))
-        assert sum(read) == len(PROMPTS)
+        assert sum(read) == tokens
     finally:
         hook.remove()
 
@@ -229,18 +238,6 @@ def test_broken_weights_are_an_error_and_no_score(llama: LlamaForCausalLM, token
     finally:
         with torch.no_grad():
             weight.copy_(kept)
-
-
-@given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 5), st.integers(0, 20)), max_size=40), st.integers(1, 300))
-def test_every_request_is_in_one_batch_and_a_shared_batch_keeps_to_the_budget(
-    sizes: list[tuple[int, int, int]], budget: int
-):
-    lengths, rows, new = ([s[i] for s in sizes] for i in range(3))
-    batches = plan_batches(lengths, rows, new, budget)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(sizes)))
-    for batch in batches:
-        padded = sum(rows[i] for i in batch) * (max(lengths[i] for i in batch) + max(new[i] for i in batch))
-        assert len(batch) == 1 or padded <= budget
 
 
 @given(st.text(alphabet="abQ:\n", max_size=30), st.lists(st.sampled_from(["\n\n", "Q:", "a", ""]), max_size=3))

@@ -1,61 +1,36 @@
-"""Ask a model many questions: greedy generation, and log-probabilities of given answers.
+"""Ask a model many questions: texts, greedy or drawn, and log-probabilities of given answers.
 
-Requests are sorted by length and batched by a budget of padded tokens; answers come back batch by batch, each with the
-index of its request, in no promised order. Neither batching nor padding changes an answer (up to float rounding).
+What requests have in common is read once, and rows that end make room for others. Answers come as they are finished,
+each with the index of its request, in no promised order; neither batching nor order changes one, up to float rounding.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from flantune.errors import ModelError, shorten
-from flantune.inference.decoding import Causal, Decoding, EncoderDecoder, PrefixLM, pad_right
+from flantune.inference.encoded import score_encoded
+from flantune.inference.memory import Budget, automatic_budget, tokens_that_fit
+from flantune.inference.requests import Generated, GenerateRequest, Scored, ScoreRequest
+from flantune.inference.scoring import score_in_tree
+from flantune.inference.stops import StopStrings, cut_at
+from flantune.inference.writers import CausalWriter, EncodedWriter, Writer
+from flantune.inference.writing import Ending, Writing
+from flantune.models.attention import is_prepared, prepare
 from flantune.types import Tokens
 
 if TYPE_CHECKING:
     from flantune.tokens.tokenizer import Tokenizer
 
+T = TypeVar("T")
 FamilyName = Literal["encoder-decoder", "causal", "prefix"]
-_DECODING: dict[FamilyName, type[Decoding]] = {
-    "encoder-decoder": EncoderDecoder,
-    "causal": Causal,
-    "prefix": PrefixLM,
-}
-STOP_EVERY = 8  # tokens between two looks for stop strings; looking later only costs time, the cut is the same
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateRequest:
-    prompt: str
-    max_new_tokens: int = 64
-    stop: tuple[str, ...] = ()  # the text ends before the first of these
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreRequest:
-    prompt: str
-    options: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    index: int  # of the request
-    text: str
-    truncated: bool  # the prompt was cut to `max_inputs`
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    index: int
-    scores: tuple[float, ...]  # summed log-probabilities of the options, nats; no EOS counted, no length division
-    truncated: bool
 
 
 class Engine:
@@ -67,6 +42,9 @@ class Engine:
     A prompt longer than `max_inputs` tokens is cut and the answer marked `truncated`: with EOS from the right, EOS
     kept, as in training (spec 3.6); without, from the left, since a continued text must keep its end. Dropping
     exemplars first is the caller's business: ask `fits`.
+
+    `trained_inputs`: tokens the prompts of training had at most; what the configuration says (`n_positions`) where it
+    is not given. T5's relative positions go on beyond it; the first longer prompt is told of in a warning.
     """
 
     def __init__(
@@ -75,23 +53,46 @@ class Engine:
         tokenizer: Tokenizer,
         family: FamilyName,
         max_inputs: int,
-        batch_tokens: int = 16_384,
+        batch_tokens: int | None = None,
         *,
         prompt_eos: bool = True,
         precision: Literal["fp32", "bf16"] = "fp32",
+        trained_inputs: int | None = None,
     ) -> None:
-        if family not in _DECODING:
-            raise ValueError(f"family: expected one of {', '.join(_DECODING)}, got {family!r}")
-        if max_inputs < 2 or batch_tokens < 1:
+        if family not in get_args(FamilyName):
+            raise ValueError(f"family: expected one of {', '.join(get_args(FamilyName))}, got {family!r}")
+        if max_inputs < 2 or (batch_tokens is not None and batch_tokens < 1):
             raise ValueError(
                 f"max_inputs ({max_inputs}) must be at least 2 and batch_tokens ({batch_tokens}) at least 1"
             )
+        if family == "encoder-decoder" and not is_prepared(model):
+            prepare(model)
         self.model, self.tokenizer, self.family = model, tokenizer, family
-        self.max_inputs, self.batch_tokens = max_inputs, batch_tokens
+        self.max_inputs = max_inputs
+        self.batch_tokens = batch_tokens
         self.prompt_eos = prompt_eos or family == "encoder-decoder"
         self.precision = precision
+        self.trained_inputs = trained_inputs or getattr(model.config, "n_positions", None)
+        self._told_of_length = False
         self.vocab_size = tokenizer.vocab_size
         self.eos_ids = _eos_ids(model, tokenizer)
+
+    @property
+    def batch_tokens(self) -> int | None:
+        """Tokens read at once, as asked for; None: as many as pay and fit into memory."""
+        return self._batch_tokens
+
+    @batch_tokens.setter
+    def batch_tokens(self, value: int | None) -> None:
+        self._batch_tokens = value
+        self._budget: Budget | None = None
+
+    @property
+    def budget(self) -> Budget:
+        """What is read and written at once by now. Smaller than asked for where memory ran out."""
+        if self._budget is None:
+            self._budget = automatic_budget(self.model, self._batch_tokens)
+        return self._budget
 
     def num_tokens(self, prompt: str) -> int:
         """Tokens the prompt takes, EOS included where one is added."""
@@ -101,104 +102,95 @@ class Engine:
         return self.num_tokens(prompt) <= self.max_inputs
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Generated]:
-        """Greedy decoding. A text ends at EOS, before its first stop string, or after its `max_new_tokens`."""
-        prompts, cut = self._encode_prompts([r.prompt for r in requests])
-        lengths = [len(p) for p in prompts]
+        """Texts, as they are finished. A text ends at EOS, before its first stop string, or after its
+        `max_new_tokens`."""
+        prompts, cut = self._encode_prompts(requests)
+        for index, told in self._write(requests, prompts):
+            texts = tuple(self._text(tokens, requests[index].stop) for tokens in told)
+            new = sum(map(len, told))
+            yield Generated(index, texts, cut[index], prompt_tokens=len(prompts[index]), new_tokens=new)
+
+    def generate_tokens(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, list[list[int]]]]:
+        """As `generate`: the index of a request and the tokens of each sample, EOS and a stop string included."""
+        return self._write(requests, self._encode_prompts(requests)[0])
+
+    def _write(
+        self, requests: Sequence[GenerateRequest], prompts: Sequence[Tokens]
+    ) -> Iterator[tuple[int, list[list[int]]]]:
+        if not requests:
+            return
         self.model.eval()
-        for batch in plan_batches(
-            lengths, [1] * len(requests), [r.max_new_tokens for r in requests], self.batch_tokens
-        ):
-            texts = self._generate_batch([prompts[i] for i in batch], [requests[i] for i in batch])
-            for index, text in zip(batch, texts, strict=True):
-                yield Generated(index, text, cut[index])
+        ending = Ending(self.eos_ids, StopStrings(self.tokenizer), self.vocab_size)
+        held = self.batch_tokens or tokens_that_fit(self.model)
+        writing = Writing(partial(self._writer, prompts), requests, ending, self.budget, held, self.model.device)
+        yield from self._with_precision(writing.run())
+
+    def _writer(self, prompts: Sequence[Tokens], counts: Sequence[int]) -> Writer:
+        if self.family == "encoder-decoder":
+            return EncodedWriter(self.model, prompts, counts)
+        return CausalWriter(self.model, prompts, counts, self.budget, both_ways=self.family == "prefix")
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Scored]:
-        """Log-probability of every option after its prompt; the prompt is read once for all its options."""
-        for request in requests:
-            if not request.options:
-                raise ValueError(f"a request without options cannot be scored: {shorten(request.prompt)}")
+        """Log-probability of every option after its prompt; what prompts have in common is read once."""
         prompts, options, cut = self._encode_options(requests)
-        # One-token options are read off the prompt's own logits; longer ones need a row of the decoder each.
-        rows = [len(o) if max(map(len, o)) > 1 else 1 for o in options]
         self.model.eval()
-        for batch in plan_batches(
-            [len(p) for p in prompts], rows, [max(map(len, o)) for o in options], self.batch_tokens
-        ):
-            scores = self._score_batch([prompts[i] for i in batch], [options[i] for i in batch])
-            for index, values in zip(batch, scores, strict=True):
-                yield Scored(index, values, cut[index])
+        scored = self._with_precision(self._scores(prompts, options))
+        for index, values in scored:
+            yield Scored(index, values, cut[index], prompt_tokens=len(prompts[index]))
 
-    def _decoding(self) -> Decoding:
-        return _DECODING[self.family](self.model)
+    def _scores(self, prompts: list[Tokens], options: list[list[Tokens]]) -> Iterator[tuple[int, tuple[float, ...]]]:
+        if self.family == "encoder-decoder":
+            return score_encoded(self.model, prompts, options, self.budget)
+        return score_in_tree(self.model, prompts, options, self.budget, both_ways=self.family == "prefix")
+
+    def _with_precision(self, answers: Iterator[T]) -> Iterator[T]:
+        """Each step of `answers` in the engine's precision, without gradients; around a yield both would leak into the
+        caller."""
+        while True:
+            with torch.inference_mode(), self._autocast():
+                answer = next(answers, None)
+            if answer is None:
+                return
+            yield answer
 
     def _autocast(self) -> Any:
         return torch.autocast(self.model.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
-
-    # inference_mode wraps whole batches and no generator: around a yield it would leak into the caller.
-    @torch.inference_mode()
-    def _generate_batch(self, prompts: list[Tokens], requests: list[GenerateRequest]) -> list[str]:
-        with self._autocast():
-            decoding = self._decoding()
-            logits = decoding.start(prompts)
-            told: list[list[int]] = [[] for _ in prompts]
-            alive = [row for row, r in enumerate(requests) if r.max_new_tokens > 0]
-            rows = list(range(len(prompts)))  # which request each row of the model's batch belongs to
-            for step in range(max(r.max_new_tokens for r in requests)):
-                # Ids past the tokenizer's are padding of the embedding table and spell nothing.
-                best = logits[:, : self.vocab_size].argmax(-1)
-                for row, token in zip(rows, best.tolist(), strict=True):
-                    if row in alive:
-                        told[row].append(token)
-                look = step % STOP_EVERY == STOP_EVERY - 1
-                alive = [row for row in alive if not self._is_done(told[row], requests[row], look)]
-                if not alive:
-                    break
-                if len(alive) <= len(rows) // 2:  # half are done: go on without them
-                    keep = torch.tensor([rows.index(row) for row in alive], device=best.device)
-                    decoding.select(keep)
-                    best, rows = best[keep], list(alive)
-                logits = decoding.advance(best[:, None])[:, -1]
-        return [self._text(tokens, request.stop) for tokens, request in zip(told, requests, strict=True)]
-
-    def _is_done(self, tokens: list[int], request: GenerateRequest, look: bool) -> bool:
-        if len(tokens) >= request.max_new_tokens or tokens[-1] in self.eos_ids:
-            return True
-        if not (look and request.stop):
-            return False
-        text = self.tokenizer.decode(tokens)
-        return any(stop in text for stop in request.stop)
 
     def _text(self, tokens: list[int], stop: Sequence[str]) -> str:
         end = next((i for i, token in enumerate(tokens) if token in self.eos_ids), len(tokens))
         return cut_at(self.tokenizer.decode(tokens[:end]), stop)
 
-    @torch.inference_mode()
-    def _score_batch(self, prompts: list[Tokens], options: list[list[Tokens]]) -> list[tuple[float, ...]]:
-        owner = [row for row, given in enumerate(options) for _ in given]
-        flat = [option for given in options for option in given]
-        with self._autocast():
-            decoding = self._decoding()
-            first = torch.log_softmax(decoding.start(prompts), dim=-1)
-            ids, mask = pad_right(flat, first.device)
-            rows = torch.tensor(owner, device=first.device)
-            total = first[rows, ids[:, 0]].double()
-            if ids.shape[1] > 1:
-                decoding.select(rows)
-                total = total + _following(decoding.advance(ids[:, :-1]), ids, mask)
-        if not bool(torch.isfinite(total).all()):
-            raise ModelError("the model gives log-probabilities that are no finite numbers; its weights are broken.")
-        values = iter(total.tolist())
-        return [tuple(next(values) for _ in given) for given in options]
+    def _encode_texts(self, texts: Sequence[str], special: Sequence[bool]) -> list[Tokens]:
+        """Ids of each text; where `special`, control tokens spelled in it are read as tokens."""
+        found: list[Tokens] = [np.zeros(0, dtype=np.int32)] * len(texts)
+        for kind in (False, True):
+            chosen = [i for i, s in enumerate(special) if s is kind]
+            encoded = self.tokenizer.encode_batch([texts[i] for i in chosen], parse_special=kind)
+            for i, tokens in zip(chosen, encoded, strict=True):
+                found[i] = tokens
+        return found
 
-    def _encode_prompts(self, prompts: Sequence[str]) -> tuple[list[Tokens], list[bool]]:
-        encoded = self.tokenizer.encode_batch(list(prompts)) if prompts else []
+    def _encode_prompts(self, requests: Sequence[GenerateRequest | ScoreRequest]) -> tuple[list[Tokens], list[bool]]:
+        encoded = self._encode_texts([r.prompt for r in requests], [r.special for r in requests])
         pairs = [self._fit(tokens) for tokens in encoded]
-        for text, (tokens, _) in zip(prompts, pairs, strict=True):
+        for request, (tokens, _) in zip(requests, pairs, strict=True):
             if len(tokens) == 0:
                 raise ModelError(
-                    f"the prompt {shorten(text)} has no tokens, so a model without EOS has nothing to read."
+                    f"the prompt {shorten(request.prompt)} has no tokens, so a model without EOS has nothing to read."
                 )
-        return [tokens for tokens, _ in pairs], [cut for _, cut in pairs]
+        self._tell_of_length(max((len(tokens) for tokens, _ in pairs), default=0))
+        return [tokens for tokens, _ in pairs], [was_cut for _, was_cut in pairs]
+
+    def _tell_of_length(self, longest: int) -> None:
+        known = self.trained_inputs
+        if self._told_of_length or self.family != "encoder-decoder" or known is None or longest <= known:
+            return
+        self._told_of_length = True
+        warnings.warn(
+            f"prompts of up to {longest} tokens, more than the {known} this encoder was trained with: its relative "
+            "positions go on, nothing is cut, but how well it reads so far is not known.",
+            stacklevel=2,
+        )
 
     def _fit(self, tokens: Tokens) -> tuple[Tokens, bool]:
         if not self.prompt_eos:
@@ -211,13 +203,14 @@ class Engine:
         if self.prompt_eos:
             # After EOS an answer starts as every target does: without the blank that would part it from a text.
             encoded = self.tokenizer.encode_batch([option.lstrip(" ") for _, option in flat])
-            prompts, cut = self._encode_prompts([r.prompt for r in requests])
+            prompts, cut = self._encode_prompts(requests)
             grouped = _group(len(requests), flat, encoded)
         else:
             # Prompt and option are tokenised as one text, as the model would meet them. Tokens may span the seam:
             # the options are then scored from where their tokenisations part from the prompt's.
-            encoded = self.tokenizer.encode_batch([requests[r].prompt + option for r, option in flat])
-            alone = self.tokenizer.encode_batch([r.prompt for r in requests])
+            special = [requests[r].special for r, _ in flat]
+            encoded = self._encode_texts([requests[r].prompt + option for r, option in flat], special)
+            alone = self._encode_texts([r.prompt for r in requests], [r.special for r in requests])
             prompts, grouped, cut = [], [], []
             for own, wholes in zip(alone, _group(len(requests), flat, encoded), strict=True):
                 seam = min(_common_prefix(own, whole) for whole in wholes)
@@ -231,39 +224,6 @@ class Engine:
             if any(len(option) == 0 for option in given):
                 raise ModelError(f"an option of {shorten(request.options)} has no tokens, so it cannot be scored.")
         return prompts, grouped, cut
-
-
-def plan_batches(
-    lengths: Sequence[int], rows: Sequence[int], new_tokens: Sequence[int], budget: int
-) -> list[list[int]]:
-    """Indices of the requests in each batch: at most `budget` padded tokens, rows x (longest prompt + longest answer).
-
-    A request too large for the budget goes alone. The longest come first: what will not fit in memory fails at once.
-    """
-    batches: list[list[int]] = []
-    widest = total_rows = 0
-    longest_new = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        width, new = max(widest, lengths[index]), max(longest_new, new_tokens[index])
-        if batches and (total_rows + rows[index]) * (width + new) <= budget:
-            batches[-1].append(index)
-            widest, longest_new, total_rows = width, new, total_rows + rows[index]
-        else:
-            batches.append([index])
-            widest, longest_new, total_rows = lengths[index], new_tokens[index], rows[index]
-    return batches
-
-
-def cut_at(text: str, stop: Sequence[str]) -> str:
-    """The text before the first occurrence of any stop string."""
-    places = [text.find(s) for s in stop if s]
-    return text[: min((p for p in places if p >= 0), default=len(text))]
-
-
-def _following(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    """Summed log-probability of every option's second and later tokens. float64, (rows,)."""
-    scores = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None])[..., 0]
-    return (scores.double() * mask[:, 1:]).sum(-1)
 
 
 def _group(count: int, flat: Sequence[tuple[int, str]], encoded: Sequence[Tokens]) -> list[list[Tokens]]:

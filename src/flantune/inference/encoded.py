@@ -1,0 +1,205 @@
+"""Scoring with encoder-decoders: every prompt encoded once, all its options read in the decoder over that.
+
+A bidirectional encoder's states depend on the whole prompt, so prompts share nothing. What is saved: one pass of the
+encoder for all options, all padding, and the decoder's tokens: options of one token are all read off the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import EncoderDecoderCache
+
+from flantune.inference.memory import Budget, out_of_memory
+from flantune.inference.parts import attend_part
+from flantune.inference.rows import Longest
+from flantune.inference.scoring import Totals, log_probabilities
+from flantune.inference.waves import Scoring, asking
+from flantune.models.attention import READY
+from flantune.models.encdec import start_id
+from flantune.models.layout import Attending, PackedLayout, offset_view
+from flantune.types import Tokens
+
+
+def score_encoded(
+    model: Any, prompts: Sequence[Tokens], options: Sequence[Sequence[Tokens]], budget: Budget
+) -> Iterator[tuple[int, tuple[float, ...]]]:
+    """Index and sums of every request, as they are complete."""
+    first_option = np.cumsum([0, *(len(given) for given in options)])
+    totals = Totals(options)
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))  # the longest first: if memory ends, now
+    at = 0
+    while at < len(order):
+        end, tokens = at, 0
+        while end < len(order) and (end == at or tokens + len(prompts[order[end]]) <= budget.tokens):
+            tokens += len(prompts[order[end]])
+            end += 1
+        batch = order[at:end]
+        with out_of_memory(model.device) as error:
+            values = _read(model, [prompts[r] for r in batch], [options[r] for r in batch])
+        if error:
+            budget.shrink(error[0], tokens if end - at > 1 else 1)
+            continue
+        numbers = [int(first_option[r]) + j for r in batch for j, o in enumerate(options[r]) for _ in o]
+        yield from totals.add(np.array(numbers, dtype=np.int64), values)
+        at = end
+
+
+def _read(model: Any, prompts: Sequence[Tokens], options: Sequence[Sequence[Tokens]]) -> npt.NDArray[np.float64]:
+    """Log-probability of every token of every option, in their order."""
+    lengths = np.array([len(p) for p in prompts], dtype=np.int32)
+    states = encode(model, prompts, lengths)
+    start = np.array([start_id(model)], dtype=np.int32)
+    told: list[Tokens] = []  # what the decoder reads, row by row
+    per_prompt: list[int] = []
+    places: list[int] = []  # the decoder state that predicts each of `tokens`
+    tokens: list[int] = []
+    at = 0
+    for given in options:
+        first, starts = at, {}  # every row begins alike: any option's first token is read off the first
+        for option in _rows(given):
+            told.append(np.concatenate([start, option[:-1]]))
+            starts[option.tobytes()] = at
+            at += len(option)
+        for option in given:
+            own = starts.get(option.tobytes(), first)
+            places += [first, *range(own + 1, own + len(option))]
+            tokens += option.tolist()
+        per_prompt.append(at - first)
+    decoded = decode(model, told, states, np.array(per_prompt, dtype=np.int32), lengths)
+    return log_probabilities(model, decoded, np.array(places, dtype=np.int64), np.array(tokens, dtype=np.int64))
+
+
+def _rows(options: Sequence[Tokens]) -> list[Tokens]:
+    """The options that need a row of the decoder: those of several tokens, each once; if there are none, any one."""
+    longer = {o.tobytes(): o for o in options if len(o) > 1}
+    return list(longer.values()) or [options[0][:1]]
+
+
+def encode(model: Any, prompts: Sequence[Tokens], lengths: Tokens) -> Tensor:
+    """Encoder states of all prompts end to end, (1, tokens, d_model)."""
+    ids = torch.from_numpy(np.concatenate(prompts).astype(np.int64)).to(model.device)
+    with asking(model):
+        states: Tensor = model.get_encoder()(
+            input_ids=ids[None], attention_mask=READY.to(model.device), packed=Encoding(lengths)
+        ).last_hidden_state
+    return states
+
+
+class Encoding:
+    """Attention of every prompt to itself, both ways, those of one length together: no padding, no mask.
+
+    T5's bias depends on the offset alone. With the queries in reverse it is a view of one short vector, which costs
+    nothing to read; a matrix of it would cost as much as the products.
+    """
+
+    def __init__(self, lengths: Tokens) -> None:
+        self.own = Longest(int(lengths.max()))
+        self.groups: list[list[int]] = []  # first token, prompts, tokens of each
+        first = 0
+        for length in lengths.tolist():
+            if self.groups and self.groups[-1][2] == length:
+                self.groups[-1][1] += 1
+            else:
+                self.groups.append([first, 1, length])
+            first += length
+
+    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
+        out = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
+        offsets = None if scoring.bias is None or not scoring.bias.numel() else scoring.bias.contiguous()
+        for first, count, length in self.groups:
+            q, k, v = (
+                t[0, :, first : first + count * length].unflatten(1, (count, length)).transpose(0, 1)
+                for t in (query, key, value)
+            )
+            bias = None
+            if offsets is not None:
+                bias = offset_view(offsets, self.own.longest, length, length)[None]
+            made, _ = attend_part(q.flip(2), k, v, scoring.scale, bias=bias)
+            out[first : first + count * length] = made.flip(2).transpose(1, 2).flatten(0, 1)
+        return out[None]
+
+
+def decode(model: Any, told: Sequence[Tokens], states: Tensor, per_prompt: Tokens, lengths: Tokens) -> Tensor:
+    """Decoder states (tokens, d_model) of the rows `told` end to end, as the output matrix wants them. A prompt has
+    `per_prompt` tokens of them."""
+    device = model.device
+    given: dict[str, Any]
+    if bool((per_prompt == 1).all()):
+        given = {"past_key_values": NothingProjected(model), "packed": FirstToken(states[0], lengths)}
+    else:
+        own = Attending(np.array([len(row) for row in told], dtype=np.int32), causal=True, device=device)
+        given = {"packed": PackedLayout(own=own, cross=Attending(per_prompt, lengths, device=device))}
+    with asking(model) if "past_key_values" in given else nullcontext():
+        out = model.get_decoder()(
+            input_ids=torch.from_numpy(np.concatenate(told).astype(np.int64)).to(device)[None],
+            attention_mask=READY.to(device),
+            encoder_hidden_states=states,
+            encoder_attention_mask=READY.to(device),
+            use_cache=False,
+            **given,
+        )
+    return scaled(model, out.last_hidden_state[0])
+
+
+class FirstToken:
+    """Attention of one token per prompt, the decoder's first: to itself, and to its prompt without keys or values.
+
+    A score is q Wk e for every encoder state e. With Wk taken to q's side, and Wv to the far side of the sum, no state
+    has to be projected in any layer: a seventh of all the work, for one token a layer.
+    """
+
+    def __init__(self, states: Tensor, lengths: Tokens) -> None:
+        """states (tokens, d_model)"""
+        self.own = Longest(1)
+        self.states = states.split(lengths.tolist())
+
+    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
+        if module.is_causal:
+            return value.transpose(1, 2)  # of one token its own value is all there is to see
+        query = query[0].transpose(0, 1)  # (prompts, H, d)
+        of_key, of_value = (m.weight.to(query.dtype).unflatten(0, query.shape[1:]) for m in (module.k, module.v))
+        asked = torch.einsum("phd,hdm->phm", query, of_key)
+        seen = []
+        for one, states in zip(asked, self.states, strict=True):
+            weights = torch.softmax((one @ states.to(one.dtype).T).float() * scoring.scale, -1).to(one.dtype)
+            seen.append(weights @ states.to(one.dtype))
+        return torch.einsum("phm,hdm->phd", torch.stack(seen), of_value)[None]
+
+
+class NothingProjected(EncoderDecoderCache):
+    """Tells T5's modules that cross-attention has its keys and values already, so that they project none, and leaves
+    those of self-attention as they come. The layout that attends has what it needs."""
+
+    def __init__(self, model: Any) -> None:
+        modules = [block.layer[1].EncDecAttention for block in model.get_decoder().block]
+        none = torch.zeros(1, modules[0].n_heads, 1, modules[0].key_value_proj_dim, device=model.device)
+        layers = {int(m.layer_idx): SimpleNamespace(keys=none, values=none) for m in modules}
+        self.is_updated = dict.fromkeys(layers, True)
+        self.self_attention_cache: Any = _NothingKept()
+        self.cross_attention_cache: Any = SimpleNamespace(layers=layers)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+
+class _NothingKept:
+    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return keys, values
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+
+def scaled(model: Any, decoded: Tensor) -> Tensor:
+    """T5 1.0, and models whose file says that the output matrix is the embedding, scale what they decode."""
+    if getattr(model.config, "scale_decoder_outputs", False):
+        return decoded * model.config.d_model**-0.5
+    return decoded

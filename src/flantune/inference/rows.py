@@ -1,0 +1,234 @@
+"""Texts being written side by side, a token each per step.
+
+Every row has its own keys and values in a `Slab`; what rows share (a prompt's beginning, all of a prompt for its
+samples, an encoded prompt) is kept once in a `Store` and looked at by all its rows together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from flantune.inference.parts import attend_part, merge_into
+from flantune.inference.waves import Scoring, Store
+
+_BLOCK = 64  # tokens a slab grows by at least
+
+
+class Slab:
+    """Keys and values of `lengths[row]` tokens for each row, by layer: (slots, KH, room, d). Rows 0 to n - 1 are full,
+    in no order that matters."""
+
+    def __init__(self) -> None:
+        self.lengths: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def add_rows(self, lengths: Sequence[int]) -> int:
+        """The number of the first new row. Their keys and values come through `put`."""
+        first = len(self.lengths)
+        self.lengths = np.concatenate([self.lengths, np.array(lengths, dtype=np.int64)])
+        return first
+
+    def cut_rows(self, count: int) -> None:
+        """The first `count` rows stay."""
+        self.lengths = self.lengths[:count]
+
+    def drop_row(self, row: int) -> None:
+        """The last row takes its place."""
+        last = len(self.lengths) - 1
+        if row != last:
+            length = int(self.lengths[last])
+            for tensors in self._layers.values():
+                for tensor in tensors:
+                    tensor[row, :, :length] = tensor[last, :, :length]
+            self.lengths[row] = self.lengths[last]
+        self.lengths = self.lengths[:last]
+
+    def put(self, layer: int, row: int, keys: Tensor, values: Tensor) -> None:
+        """A row's first tokens, (KH, n, d) each."""
+        k, v = self._room(layer, keys, values, int(self.lengths.max(initial=0)))
+        k[row, :, : keys.shape[1]], v[row, :, : values.shape[1]] = keys, values
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """A token for every row, (rows, KH, d) each, after those it has; `lengths` are moved on by the caller.
+
+        Returns keys and values, (rows, KH, longest, d) each.
+        """
+        count, longest = len(self.lengths), int(self.lengths.max(initial=0)) + 1
+        k, v = self._room(layer, keys.transpose(0, 1), values.transpose(0, 1), longest)
+        row = torch.arange(count, device=keys.device)
+        place = torch.from_numpy(self.lengths).to(keys.device)
+        k[row, :, place], v[row, :, place] = keys, values
+        return k[:count, :, :longest], v[:count, :, :longest]
+
+    def _room(self, layer: int, keys: Tensor, values: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+        """Of at least so many tokens for every row. `keys` (KH, any, d) say what they look like."""
+        held = self._layers.get(layer)
+        slots, room = len(self.lengths), tokens
+        if held is not None:
+            had_slots, had_room = held[0].shape[0], held[0].shape[2]
+            if slots <= had_slots and room <= had_room:
+                return held
+            slots = had_slots if slots <= had_slots else max(slots, had_slots * 3 // 2)
+            room = had_room if room <= had_room else max(room, had_room * 3 // 2)
+        room = -(-room // _BLOCK) * _BLOCK
+        made = []
+        for i, like in enumerate((keys, values)):
+            # Zeros: what lies past a row's end is multiplied before it is masked, and must be a number.
+            tensor = like.new_zeros(slots, like.shape[0], room, like.shape[2])
+            if held is not None:
+                old = held[i]
+                tensor[: old.shape[0], :, : old.shape[2]] = old
+            made.append(tensor)
+        self._layers[layer] = (made[0], made[1])
+        return self._layers[layer]
+
+
+class SlabRow:
+    """Where a wave leaves the keys and values of a row's own tokens."""
+
+    def __init__(self, slab: Slab, row: int) -> None:
+        self.slab, self.row = slab, row
+
+    def take(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        self.slab.put(layer, self.row, keys, values)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Rows that look at the same stored run."""
+
+    key: int
+    rows: Tensor | slice  # int64 numbers, or a range
+    places: npt.NDArray[np.int64]  # of the rows' next tokens
+
+
+def shared_runs(paths: Sequence[Sequence[int]], places: npt.NDArray[np.int64], device: torch.device) -> list[Shared]:
+    """Which rows look at which run, from each row's way down."""
+    users: dict[int, list[int]] = {}
+    for row, path in enumerate(paths):
+        for key in path:
+            users.setdefault(key, []).append(row)
+    found = []
+    for key, rows in users.items():
+        together = rows[-1] - rows[0] + 1 == len(rows)
+        which = slice(rows[0], rows[-1] + 1) if together else torch.tensor(rows, device=device)
+        found.append(Shared(key, which, places[rows]))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Longest:
+    longest: int  # what T5's bias is made for
+
+
+class Step:
+    """Attention of one new token per row: to the row's own tokens, then to the runs it shares with others."""
+
+    def __init__(self, slab: Slab, store: Store, shared: Sequence[Shared], device: torch.device) -> None:
+        self.slab, self.store, self.shared, self.device = slab, store, shared, device
+        self.lengths = torch.from_numpy(slab.lengths).to(device)
+        self.own = Longest(int(slab.lengths.max(initial=0)) + 1)
+        self._masks: dict[Any, Tensor | None] = {}
+
+    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
+        query = query.transpose(1, 2)[0]  # (R, H, d)
+        layer = int(module.layer_idx)
+        if _is_cross(module):
+            return self._attend_shared(query, None, None, layer, scoring)[None]
+        k, v = self.slab.append(layer, key.transpose(1, 2)[0], value.transpose(1, 2)[0])
+        rows, heads, width = query.shape
+        folded = query.view(rows, k.shape[1], -1, width)  # the heads that share a key, below each other
+        out, total = attend_part(
+            folded, k, v, scoring.scale, bias=self._own_mask(scoring, k.shape[1]), softcap=scoring.softcap
+        )
+        out, total = out.reshape(rows, heads, -1), total.reshape(rows, heads)
+        if self.shared and not _is_encoded(module):
+            out = self._attend_shared(query, out, total, layer, scoring)
+        return out[None]
+
+    def _attend_shared(
+        self, query: Tensor, out: Tensor | None, total: Tensor | None, layer: int, scoring: Scoring
+    ) -> Tensor:
+        """`out` is what the rows have so far; None: nothing, and every row has exactly one run."""
+        alone = out is None
+        for run in self.shared:
+            k, v = self.store.get(run.key, layer)
+            seen = self._near(run, k.shape[1], scoring.window)
+            asked = query[run.rows]
+            count, heads, width = asked.shape
+            folded = asked.view(count, k.shape[0], -1, width).transpose(0, 1)  # (KH, n, group, d)
+            if seen is not None:
+                seen = seen[:, None].expand(count, folded.shape[2], -1).reshape(-1, k.shape[1])
+            other, other_total = attend_part(
+                folded.reshape(1, k.shape[0], -1, width),
+                k[None],
+                v[None],
+                scoring.scale,
+                seen=seen,
+                softcap=scoring.softcap,
+                may_be_blind=seen is not None,
+            )
+            other = other[0].unflatten(1, (count, -1)).transpose(0, 1).reshape(count, heads, -1)
+            if alone:
+                out = query.new_empty(query.shape[0], heads, other.shape[2]) if out is None else out
+                out[run.rows] = other
+                continue
+            assert out is not None and total is not None
+            other_total = other_total[0].unflatten(1, (count, -1)).transpose(0, 1).reshape(count, heads)
+            if isinstance(run.rows, slice):
+                merge_into(out[run.rows], total[run.rows], other, other_total)
+                continue
+            chosen, chosen_total = out[run.rows], total[run.rows]
+            merge_into(chosen, chosen_total, other, other_total)
+            out[run.rows], total[run.rows] = chosen, chosen_total
+        assert out is not None
+        return out
+
+    def _own_mask(self, scoring: Scoring, groups: int) -> Tensor:
+        """Added to the scores of a row's own tokens: (R, 1 or KH, 1 or group, longest)."""
+        name = ("own", scoring.window, scoring.bias is not None)
+        if name not in self._masks:
+            place = torch.arange(self.own.longest, device=self.device)
+            back = self.lengths[:, None] - place  # tokens before the new one
+            hidden = back < 0
+            if scoring.window is not None:
+                hidden = hidden | (back >= scoring.window)
+            mask = torch.zeros(hidden.shape, device=self.device).masked_fill_(hidden, float("-inf"))[:, None, None]
+            if scoring.bias is not None:
+                offset = (self.own.longest - 1 - back).clamp(min=0, max=self.own.longest - 1)
+                bias = scoring.bias[:, offset].transpose(0, 1).float()  # (R, H, longest)
+                mask = mask + bias.unflatten(1, (groups, -1))
+            self._masks[name] = mask
+        made = self._masks[name]
+        assert made is not None
+        return made
+
+    def _near(self, run: Shared, keys: int, window: int | None) -> Tensor | None:
+        """(rows, keys) inside the window; None where all are."""
+        if window is None:
+            return None
+        name = ("near", run.key, window)
+        if name not in self._masks:
+            start = self.store.starts[run.key]
+            if int(run.places.max()) - start < window:
+                self._masks[name] = None
+            else:
+                asked = torch.from_numpy(run.places).to(self.device)
+                self._masks[name] = asked[:, None] - torch.arange(start, start + keys, device=self.device) < window
+        return self._masks[name]
+
+
+def _is_encoded(module: Any) -> bool:
+    """Part of an encoder-decoder's decoder."""
+    return bool(getattr(module, "is_decoder", False))
+
+
+def _is_cross(module: Any) -> bool:
+    return _is_encoded(module) and not module.is_causal

@@ -1,0 +1,322 @@
+"""Runs of tokens read together in one flat batch, each behind the runs before it.
+
+A wave is what one call of the model reads: segments end to end, without padding. A segment sees itself and its
+ancestors, runs that stand in the same wave or were read before and are kept in a `Store`. No mask is ever as large as
+the wave: attention is computed part by part (`parts.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+from flantune.errors import ModelError
+from flantune.inference.parts import attend_part, merge_into
+from flantune.models.attention import READY
+from flantune.models.layout import Attending, Bucket
+from flantune.types import Tokens
+
+_LONG = 48  # tokens of a segment: from there on its own call is quicker than a padded batch of several
+ASKED = "flantune_asked"  # the name under which transformers knows this attention
+
+
+class Attends(Protocol):
+    """What travels through a model as the keyword `packed` and computes attention for the batch it describes."""
+
+    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
+        """query (1, H, T, d), key and value (1, KH, T, d) -> (1, T, H, d)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    scale: float
+    window: int | None = None  # of the layer: keys so many tokens before the query, or more, are not seen
+    softcap: float | None = None
+    bias: Tensor | None = None  # T5's: (H, 2 * longest - 1) by offset key - query; empty where it has none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """Tokens to read. `ancestors`: the keys of the runs before it, outermost first, already stored or in this wave."""
+
+    tokens: Tokens
+    start: int = 0  # place of the first token in its sequence
+    ancestors: tuple[int, ...] = ()
+    key: int = -1  # its name where others are below it, else -1
+    both_ways: bool = False  # its tokens see each other both ways
+
+
+class Store:
+    """Keys and values of runs that later waves need, by the run's key and the layer: (KH, n, d) each."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, dict[int, tuple[Tensor, Tensor]]] = {}
+        self.starts: dict[int, int] = {}
+
+    def __contains__(self, key: int) -> bool:
+        return key in self._kept
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(list(self._kept))
+
+    def put(self, key: int, start: int, layer: int, keys: Tensor, values: Tensor) -> None:
+        self.starts[key] = start
+        self._kept.setdefault(key, {})[layer] = (keys, values)
+
+    def get(self, key: int, layer: int) -> tuple[Tensor, Tensor]:
+        return self._kept[key][layer]
+
+    def drop(self, key: int) -> None:
+        self._kept.pop(key, None)
+        self.starts.pop(key, None)
+
+
+class Sink(Protocol):
+    """Where a segment's keys and values go on when the wave is read."""
+
+    def take(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """(KH, n, d) each, views into the batch."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Queries `first` to `stop` of the flat batch look at the run `key`; `own` is its slice where it stands here."""
+
+    key: int
+    first: int
+    stop: int
+    own: slice | None
+    start: int  # place of the run's first token in its sequences
+
+
+class Wave:
+    """`segments` in an order in which the users of each ancestor stand together (a tree's own order does)."""
+
+    def __init__(
+        self,
+        segments: Sequence[Segment],
+        store: Store,
+        device: torch.device | str = "cpu",
+        keep: frozenset[int] = frozenset(),
+        sinks: Sequence[Sink | None] | None = None,
+    ) -> None:
+        self.segments, self.store, self.device, self.keep = segments, store, torch.device(device), keep
+        self.sinks = sinks or [None] * len(segments)
+        lengths = np.array([len(s.tokens) for s in segments], dtype=np.int32)
+        self.ends = np.cumsum(lengths, dtype=np.int64)
+        self.firsts = self.ends - lengths
+        both = np.array([len(s.tokens) if s.both_ways else 0 for s in segments], dtype=np.int32)
+        self.own: Attending | None = None
+        if lengths.mean() < _LONG:
+            self.own = Attending(lengths, causal=True, prefix=both if both.any() else None, device=self.device)
+        self._masks: dict[Any, Tensor | None] = {}
+        self.parts = self._find_parts()
+        places = np.concatenate([np.arange(s.start, s.start + len(s.tokens)) for s in segments])
+        self.positions = torch.from_numpy(places).to(self.device)
+        ids = np.concatenate([s.tokens for s in segments]).astype(np.int64)
+        self.ids = torch.from_numpy(ids).to(self.device)
+
+    def read(self, base: Any) -> Tensor:
+        """Last hidden states (tokens, hidden) of the stock decoder `base` without its output matrix."""
+        out = base(
+            input_ids=self.ids[None],
+            attention_mask=READY.to(self.device),
+            position_ids=self.positions[None],
+            use_cache=False,
+            packed=self,
+        )
+        states: Tensor = out.last_hidden_state[0]
+        return states
+
+    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
+        query, key, value = (t.transpose(1, 2)[0] for t in (query, key, value))  # (T, heads, d)
+        out, total = self._attend_own(query, key, value, scoring)
+        layer = int(module.layer_idx)
+        for part in self.parts:
+            if part.own is None:
+                k, v = self.store.get(part.key, layer)
+            else:
+                k, v = key[part.own].transpose(0, 1), value[part.own].transpose(0, 1)
+            chosen = slice(part.first, part.stop)
+            seen = self._near(part, k.shape[1], scoring.window)
+            other, other_total = attend_part(
+                query[chosen].transpose(0, 1)[None],
+                k[None],
+                v[None],
+                scoring.scale,
+                seen=seen,
+                softcap=scoring.softcap,
+                may_be_blind=seen is not None,
+            )
+            merge_into(out[chosen], total[chosen], other[0].transpose(0, 1), other_total[0].transpose(0, 1))
+        self._hand_on(layer, key, value)
+        return out[None]
+
+    def _attend_own(self, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor]:
+        if self.own is None:
+            return self._attend_one_by_one(query, key, value, scoring)
+        return self._attend_in_buckets(self.own, query, key, value, scoring)
+
+    def _attend_one_by_one(self, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor]:
+        """Long segments fill a call each: nothing is padded and nothing copied."""
+        out = query.new_empty(*query.shape[:2], value.shape[2])
+        total = torch.empty(query.shape[:2], dtype=_sum_type(query.dtype), device=self.device)
+        for segment, first, end in zip(self.segments, self.firsts.tolist(), self.ends.tolist(), strict=True):
+            q, k, v = (t[first:end].transpose(0, 1)[None] for t in (query, key, value))
+            seen = None
+            if scoring.window is not None and end - first > scoring.window:
+                place = torch.arange(end - first, device=self.device)
+                back = place[:, None] - place[None, :]
+                seen = back.abs() < scoring.window if segment.both_ways else (back >= 0) & (back < scoring.window)
+            causal = seen is None and not segment.both_ways
+            made, sums = attend_part(q, k, v, scoring.scale, causal=causal, seen=seen, softcap=scoring.softcap)
+            out[first:end], total[first:end] = made[0].transpose(0, 1), sums[0].transpose(0, 1)
+        return out, total
+
+    def _attend_in_buckets(
+        self, own: Attending, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
+    ) -> tuple[Tensor, Tensor]:
+        slots = own.keys(1)  # queries stand in the order of the keys
+        q, k, v = (t.flatten(1).index_select(0, slots.take).unflatten(1, t.shape[1:]) for t in (query, key, value))
+        outs, totals = [], []
+        for bucket in own.buckets:
+            chosen = slice(bucket.first_key, bucket.first_key + bucket.rows * bucket.keys)
+            seen = self._seen(own, bucket, scoring.window)
+            rows = [t[chosen].unflatten(0, (bucket.rows, -1)).transpose(1, 2) for t in (q, k, v)]
+            out, total = attend_part(
+                rows[0],
+                rows[1],
+                rows[2],
+                scoring.scale,
+                causal=seen is None,
+                seen=seen,
+                softcap=scoring.softcap,
+            )
+            outs.append(out.transpose(1, 2).flatten(0, 1))
+            totals.append(total.transpose(1, 2).flatten(0, 1))
+        out, total = torch.cat(outs), torch.cat(totals)
+        return (
+            out.flatten(1).index_select(0, slots.back).unflatten(1, out.shape[1:]),
+            total.index_select(0, slots.back),
+        )
+
+    def _seen(self, own: Attending, bucket: Bucket, window: int | None) -> Tensor | None:
+        """(rows or 1, 1, queries, keys); None: causality says all."""
+        if window is not None and window >= bucket.keys:
+            window = None
+        if bucket.last_key is None and window is None:
+            return None
+        name = ("asked", bucket.first_key, window)
+        if name not in own.masks:
+            place = torch.arange(bucket.keys, device=self.device)
+            if bucket.last_key is None:
+                seen = (place[None, :] <= place[:, None])[None]
+            else:
+                seen = place <= bucket.last_key.flip(1)[:, :, None]  # it is kept for queries in reverse
+            if window is not None:
+                seen = seen & ((place[:, None] - place[None, :]).abs() < window)
+            own.masks[name] = seen[:, None]
+        kept: Tensor = own.masks[name]
+        return kept
+
+    def _near(self, part: _Part, keys: int, window: int | None) -> Tensor | None:
+        """(queries, keys) inside the window; None where all are."""
+        if window is None:
+            return None
+        name = ("near", part.key, part.first, window)
+        if name not in self._masks:
+            asked = self.positions[part.first : part.stop]
+            if int(asked.max()) - part.start < window:
+                self._masks[name] = None
+            else:
+                places = torch.arange(part.start, part.start + keys, device=self.device)
+                self._masks[name] = asked[:, None] - places[None, :] < window
+        return self._masks[name]
+
+    def _hand_on(self, layer: int, key: Tensor, value: Tensor) -> None:
+        for i, (segment, sink) in enumerate(zip(self.segments, self.sinks, strict=True)):
+            if sink is None and segment.key not in self.keep:
+                continue
+            k, v = (t[self.firsts[i] : self.ends[i]].transpose(0, 1) for t in (key, value))
+            if sink is not None:
+                sink.take(layer, k, v)
+            if segment.key in self.keep:
+                self.store.put(segment.key, segment.start, layer, k.contiguous(), v.contiguous())
+
+    def _find_parts(self) -> list[_Part]:
+        here = {s.key: i for i, s in enumerate(self.segments) if s.key >= 0}
+        ranges: dict[int, list[int]] = {}
+        for i, segment in enumerate(self.segments):
+            for ancestor in segment.ancestors:
+                found = ranges.setdefault(ancestor, [i, i])
+                if i > found[1] + 1:
+                    raise AssertionError("the users of a run must stand together")
+                found[1] = i
+        parts = []
+        for ancestor, (first, last) in ranges.items():
+            at = here.get(ancestor)
+            own = None if at is None else slice(int(self.firsts[at]), int(self.ends[at]))
+            start = self.store.starts[ancestor] if at is None else self.segments[at].start
+            parts.append(_Part(ancestor, int(self.firsts[first]), int(self.ends[last]), own, start))
+        return parts
+
+
+def _sum_type(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def asked_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packed: Attends | None = None,
+    scaling: float | None = None,
+    position_bias: Tensor | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface."""
+    if packed is None or s_aux is not None:
+        what = "attention sinks, which this engine does not compute" if s_aux is not None else "no layout of its batch"
+        raise ModelError(f"{type(module).__name__}: expected a layout that attends, got {what}.")
+    kind = query.device.type
+    # Rotated queries and keys come in float32 also where the rest is in half precision.
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scoring = Scoring(float(scale), sliding_window, softcap, position_bias)
+    return packed.attend(module, query.to(dtype), key.to(dtype), value.to(dtype), scoring), None
+
+
+@contextmanager
+def asking(model: Any) -> Iterator[None]:
+    """The model attends as `packed` says inside the block, as before after it. Weights and modules are untouched."""
+    from transformers import PreTrainedModel
+
+    configs = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}.values()
+    before = [(config, config._attn_implementation) for config in configs]
+    try:
+        for config in configs:
+            config._attn_implementation = ASKED
+        yield
+    finally:
+        for config, name in before:
+            config._attn_implementation = name
+
+
+AttentionInterface.register(ASKED, asked_attention)
+AttentionMaskInterface.register(ASKED, sdpa_mask)

@@ -1,0 +1,268 @@
+"""Models that write: prompts are read when rows come in, then every step adds a token to every row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flantune.inference.encoded import NothingProjected, encode, scaled
+from flantune.inference.memory import Budget
+from flantune.inference.prefix_tree import build_tree, is_worth_sharing, share_nothing
+from flantune.inference.rows import Shared, Slab, SlabRow, Step, shared_runs
+from flantune.inference.scoring import logits_of
+from flantune.inference.waves import Segment, Sink, Store, Wave, asking
+from flantune.models.attention import READY
+from flantune.models.encdec import start_id
+from flantune.types import Tokens
+
+
+class Writer(Protocol):
+    """Rows are numbered 0 to n - 1; each belongs to one of the prompts."""
+
+    splits: bool  # a prompt can be read in parts
+
+    def order(self) -> list[int]:
+        """The prompts, so that those with much in common come together."""
+        ...
+
+    def tokens_to_read(self, prompts: Sequence[int]) -> int:
+        """Of these prompts, what is not held by now."""
+        ...
+
+    def tokens_held(self, prompt: int) -> int:
+        """About how many tokens' keys and values a row of this prompt keeps before it writes."""
+        ...
+
+    def add(self, prompts: Sequence[int]) -> Tensor | None:
+        """One row more for each. Logits (rows, vocabulary) of their first tokens; None: `step` gives them too."""
+        ...
+
+    def step(self, tokens: Sequence[int | None]) -> Tensor:
+        """Append a token to every row, None before the first. Logits (rows, vocabulary) of what follows."""
+        ...
+
+    def drop(self, row: int) -> None:
+        """The last row takes its number."""
+        ...
+
+    def finish(self, prompt: int) -> None:
+        """No row of it is there or will come, but for those announced at the start that are left."""
+        ...
+
+
+class CausalWriter:
+    """Decoders. `both_ways`: prompts are read as wholes, their tokens seeing each other both ways."""
+
+    def __init__(
+        self, model: Any, prompts: Sequence[Tokens], rows: Sequence[int], budget: Budget, *, both_ways: bool = False
+    ) -> None:
+        """`rows`: how many each prompt will have."""
+        self.model, self.both_ways, self.device, self.budget = model, both_ways, model.device, budget
+        self.splits = not both_ways
+        self.tree = build_tree(
+            prompts, None if both_ways else budget.tokens, share_nothing if both_ways else is_worth_sharing
+        )
+        self.store, self.slab = Store(), Slab()
+        self.paths: list[tuple[int, ...]] = []  # of each row: the runs it shares
+        self.ends: dict[int, Tensor] = {}  # last hidden state of runs at whose end rows begin
+        self._users: Counter[int] = Counter()  # rows to come or at work below each run
+        self._ending: Counter[int] = Counter()
+        for leaf, count in zip(self.tree.last, rows, strict=True):
+            self._ending[leaf] += count
+            self._users.update(dict.fromkeys(self.tree.path(leaf), count))
+        nodes = self.tree.nodes
+        self._own = {leaf for leaf, n in self._ending.items() if n == 1 and nodes[leaf].end == leaf + 1}
+        self._shared: list[Shared] | None = None
+
+    def order(self) -> list[int]:
+        return sorted(range(len(self.tree.last)), key=lambda i: (self.tree.last[i], i))
+
+    def tokens_to_read(self, prompts: Sequence[int]) -> int:
+        wanted = {node for p in prompts for node in self.tree.path(self.tree.last[p]) if node not in self.store}
+        return sum(len(self.tree.nodes[node].tokens) for node in wanted)
+
+    def tokens_held(self, prompt: int) -> int:
+        leaf = self.tree.last[prompt]
+        return len(self.tree.nodes[leaf].tokens) if leaf in self._own else 0
+
+    def add(self, prompts: Sequence[int]) -> Tensor | None:
+        nodes = self.tree.nodes
+        leaves = [self.tree.last[p] for p in prompts]
+        first = self.slab.add_rows([len(nodes[leaf].tokens) if leaf in self._own else 0 for leaf in leaves])
+        try:
+            self._read(leaves, first)
+        except BaseException:
+            self.slab.cut_rows(first)
+            raise
+        self.paths += [tuple(n for n in self.tree.path(leaf) if n not in self._own) for leaf in leaves]
+        self._shared = None
+        states = torch.stack([self.ends[leaf] for leaf in leaves])
+        for leaf in leaves:
+            if leaf in self._own:
+                del self.ends[leaf]
+        return logits_of(self.model, states)
+
+    def _read(self, leaves: Sequence[int], first: int) -> None:
+        """What of the ways down to these leaves was not read yet; own runs go to the rows from `first` on."""
+        nodes = self.tree.nodes
+        row_of = {leaf: first + i for i, leaf in enumerate(leaves) if leaf in self._own}
+        wanted = sorted({n for leaf in leaves for n in self.tree.path(leaf) if n not in self.store})
+        wave: list[int] = []
+        tokens = 0
+        for n in wanted:
+            if wave and tokens + len(nodes[n].tokens) > self.budget.tokens:
+                self._read_wave(wave, row_of)
+                wave, tokens = [], 0
+            wave.append(n)
+            tokens += len(nodes[n].tokens)
+        if wave:
+            self._read_wave(wave, row_of)
+
+    def _read_wave(self, wanted: Sequence[int], row_of: Mapping[int, int]) -> None:
+        nodes = self.tree.nodes
+        segments = [
+            Segment(
+                tokens=nodes[n].tokens,
+                start=nodes[n].start,
+                ancestors=self.tree.path(n)[:-1],
+                key=n,
+                both_ways=self.both_ways,
+            )
+            for n in wanted
+        ]
+        sinks: list[Sink | None] = [SlabRow(self.slab, row_of[n]) if n in row_of else None for n in wanted]
+        keep = frozenset(n for n in wanted if n not in row_of)
+        wave = Wave(segments, self.store, self.device, keep, sinks)
+        try:
+            with asking(self.model):
+                states = wave.read(self.model.base_model)
+        except BaseException:
+            for n in keep:  # some layers of them, not all
+                self.store.drop(n)
+            raise
+        for i, n in enumerate(wanted):
+            if n in self._ending:
+                self.ends[n] = states[wave.ends[i] - 1].clone()
+
+    def step(self, tokens: Sequence[int | None]) -> Tensor:
+        places = self._places()
+        if self._shared is None:
+            self._shared = shared_runs(self.paths, places, self.device)
+        else:
+            self._shared = [Shared(s.key, s.rows, s.places + 1) for s in self._shared]
+        layout = Step(self.slab, self.store, self._shared, self.device)
+        with asking(self.model):
+            states = self.model.base_model(
+                input_ids=torch.tensor([tokens], device=self.device),
+                attention_mask=READY.to(self.device),
+                position_ids=torch.from_numpy(places).to(self.device)[None],
+                use_cache=False,
+                packed=layout,
+            ).last_hidden_state[0]
+        logits = logits_of(self.model, states)
+        self.slab.lengths = self.slab.lengths + 1
+        return logits
+
+    def _places(self) -> Any:
+        stops = [self.tree.nodes[path[-1]].stop if path else 0 for path in self.paths]
+        return self.slab.lengths + np.array(stops, dtype=np.int64)
+
+    def drop(self, row: int) -> None:
+        self.slab.drop_row(row)
+        self.paths[row] = self.paths[-1]
+        self.paths.pop()
+        self._shared = None
+
+    def finish(self, prompt: int) -> None:
+        for node in self.tree.path(self.tree.last[prompt]):
+            self._users[node] -= 1
+            if self._users[node] == 0:
+                self.store.drop(node)
+                self.ends.pop(node, None)
+
+
+class EncodedWriter:
+    """Encoder-decoders. A prompt is encoded once; the keys and values of cross-attention are kept for all its rows."""
+
+    splits = False
+
+    def __init__(self, model: Any, prompts: Sequence[Tokens], rows: Sequence[int]) -> None:
+        self.model, self.device = model, model.device
+        self.prompts = prompts
+        self.store, self.slab = Store(), Slab()
+        self.paths: list[tuple[int]] = []
+        self._users = list(rows)
+        self._start = start_id(model)
+        self._cross = [block.layer[1].EncDecAttention for block in model.get_decoder().block]
+        self._cache = NothingProjected(model)
+        self._nothing = torch.zeros(1, 1, model.config.d_model, device=model.device)
+        self._shared: list[Shared] | None = None
+
+    def order(self) -> list[int]:
+        return sorted(range(len(self.prompts)), key=lambda i: (-len(self.prompts[i]), i))
+
+    def tokens_to_read(self, prompts: Sequence[int]) -> int:
+        return sum(len(self.prompts[p]) for p in set(prompts) if p not in self.store)
+
+    def tokens_held(self, prompt: int) -> int:
+        return -(-len(self.prompts[prompt]) // max(1, self._users[prompt]))
+
+    def add(self, prompts: Sequence[int]) -> Tensor | None:
+        wanted = [p for p in dict.fromkeys(prompts) if p not in self.store]
+        if wanted:
+            try:
+                self._encode(wanted)
+            except BaseException:
+                for p in wanted:
+                    self.store.drop(p)
+                raise
+        self.slab.add_rows([0] * len(prompts))
+        self.paths += [(p,) for p in prompts]
+        self._shared = None
+        return None
+
+    def _encode(self, wanted: Sequence[int]) -> None:
+        lengths = np.array([len(self.prompts[p]) for p in wanted], dtype=np.int32)
+        states = encode(self.model, [self.prompts[p] for p in wanted], lengths)[0]
+        ends = np.cumsum(lengths).tolist()
+        for attention in self._cross:
+            heads, width = attention.n_heads, attention.key_value_proj_dim
+            keys, values = (m(states).view(-1, heads, width).transpose(0, 1) for m in (attention.k, attention.v))
+            for p, n, end in zip(wanted, lengths.tolist(), ends, strict=True):
+                k, v = (t[:, end - n : end].contiguous() for t in (keys, values))
+                self.store.put(p, 0, int(attention.layer_idx), k, v)
+
+    def step(self, tokens: Sequence[int | None]) -> Tensor:
+        if self._shared is None:
+            self._shared = shared_runs(self.paths, self.slab.lengths, self.device)
+        layout = Step(self.slab, self.store, self._shared, self.device)
+        ids = [self._start if token is None else token for token in tokens]
+        with asking(self.model):
+            states = self.model.get_decoder()(
+                input_ids=torch.tensor([ids], device=self.device),
+                attention_mask=READY.to(self.device),
+                encoder_hidden_states=self._nothing,
+                encoder_attention_mask=READY.to(self.device),
+                past_key_values=self._cache,
+                use_cache=True,
+                packed=layout,
+            ).last_hidden_state[0]
+        logits = logits_of(self.model, scaled(self.model, states))
+        self.slab.lengths = self.slab.lengths + 1
+        return logits
+
+    def drop(self, row: int) -> None:
+        self.slab.drop_row(row)
+        self.paths[row] = self.paths[-1]
+        self.paths.pop()
+        self._shared = None
+
+    def finish(self, prompt: int) -> None:
+        self._users[prompt] -= 1
+        if self._users[prompt] == 0:
+            self.store.drop(prompt)
