@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,9 @@ def spec_dir(data_dir: Path) -> Path:
     if not folder.is_dir():
         pytest.skip("no spec/data beside FLANTUNE_DATA")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers kept between runs must not pass from test to test, nor from the user's own cache."""
+    monkeypatch.setenv("FLANTUNE_CACHE", str(tmp_path_factory.getbasetemp() / "cache" / uuid.uuid4().hex))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from flantune.cli.app import app
@@ -22,6 +24,7 @@ from flantune.demo.files import write_world
 from flantune.models.load import located
 from flantune.tokens.tokenizer import load_tokenizer
 
+CONTROLS = r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"  # all but line breaks and tabs
 RECIPE = """
 name: seen
 runs: {runs}
@@ -111,7 +114,28 @@ def test_a_terminal_is_not_told_what_to_do_by_the_data(tmp_path: Path) -> None:
     )
     shown = preview(path, "--tokens")
     assert "␛[2J" in shown and "␛[31mred" in shown
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
+    assert not re.search(CONTROLS, shown)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_nor_is_it_by_a_preview_of_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+    rows = [{"prompt": f"\x1b[2J\x1b]0;owned\x07 row {i}\x9b1m", "completion": "\x1b[31mred"} for i in range(3)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    if terminal:
+        from flantune.cli import tasks
+
+        written = io.StringIO()
+        monkeypatch.setattr(tasks, "out", Console(file=written, force_terminal=True, color_system=None))
+    for command in (["preview", "prompts/rows", "--format", "fs_noopt"], ["show", "prompts/rows"], ["list"]):
+        done = CliRunner().invoke(app, ["tasks", command[0], *command[1:2], str(path), *command[2:]])
+        assert done.exit_code == 0, done.output
+        shown = written.getvalue() if terminal and command[0] == "preview" else done.output
+        if command[0] == "preview":
+            assert "␛[2J" in shown and "␛[31mred" in shown
+            # A terminal is told by us alone, and with these.
+            shown = re.sub(r"\x1b\[(\d+(;\d+)*)?m", "", shown) if terminal else shown
+        assert not re.search(CONTROLS, shown)
 
 
 # tasks explore -------------------------------------------------------------------------------------------------------

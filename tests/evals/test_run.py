@@ -25,20 +25,27 @@ from flantune.evals import (
 )
 from flantune.evals.compare import write_comparison
 from flantune.evals.results import MISSING
-from flantune.inference import Generated, GenerateRequest, Scored, ScoreRequest
+from flantune.inference.backends import Capabilities
+from flantune.inference.requests import Generated, GenerateRequest, Scored, ScoreRequest
 from flantune.recipe import BenchmarkSpec
 
 
 class Oracle:
     """Answers from the text of the prompt alone and remembers what it was asked; may die after some answers."""
 
-    max_inputs, prompt_eos, precision = 10_000, True, "fp32"
+    capabilities, chat_template, prices = Capabilities(), None, None
 
-    def __init__(self, dies_after: int | None = None, says: str = "The answer is {n}.") -> None:
+    def __init__(
+        self, dies_after: int | None = None, says: str = "The answer is {n}.", model: str = "m", max_inputs: int = 9_999
+    ) -> None:
         self.asked: list[str] = []
-        self.dies_after, self.says = dies_after, says
+        self.dies_after, self.says, self.max_inputs = dies_after, says, max_inputs
+        self.identity = {"model": model, "max_inputs": max_inputs}
 
-    def fits(self, prompt: str) -> bool:
+    def num_tokens(self, text: str) -> int:
+        return len(text)
+
+    def fits(self, prompt: str, *, special: bool = False) -> bool:
         return len(prompt) <= self.max_inputs
 
     def _answering(self, prompt: str) -> None:
@@ -50,7 +57,7 @@ class Oracle:
         for index in sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt)):
             self._answering(requests[index].prompt)
             n = len(requests[index].prompt) % 5
-            yield Generated(index, self.says.format(n=n) if n else "no idea", truncated=n == 1)
+            yield Generated(index, (self.says.format(n=n) if n else "no idea",), truncated=n == 1)
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Scored]:
         for index, request in enumerate(requests):
@@ -74,7 +81,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_a_run_leaves_one_row_per_item_and_one_entry_per_setting(settings: list[Setting], tmp_path: Path):
     engine = Oracle()
     seen: list[tuple[int, int]] = []
-    summary = run_evaluation(engine, settings, tmp_path / "e", model="m", on_progress=lambda *p: seen.append(p))
+    summary = run_evaluation(engine, settings, tmp_path / "e", on_progress=lambda *p: seen.append(p))
     assert len(engine.asked) == 3 + 3 + 3 + 2 + 3 and seen[0] == (0, 14) and seen[-1] == (14, 14)
     assert orjson.loads((tmp_path / "e/summary.json").read_bytes()) == orjson.loads(orjson.dumps(summary))
     rows = read_items(tmp_path / "e/items.parquet")
@@ -96,7 +103,7 @@ def test_a_run_leaves_one_row_per_item_and_one_entry_per_setting(settings: list[
 
 
 def test_unread_is_not_wrong(settings: list[Setting], tmp_path: Path):
-    summary = run_evaluation(Oracle(says="well, {n}"), settings[1:3], tmp_path / "e", model="m")
+    summary = run_evaluation(Oracle(says="well, {n}"), settings[1:3], tmp_path / "e")
     rows = read_items(tmp_path / "e/items.parquet")
     for row in rows:
         if row.result.extracted is None:
@@ -113,33 +120,33 @@ def test_unread_is_not_wrong(settings: list[Setting], tmp_path: Path):
 
 def test_an_interrupted_run_asks_nothing_twice_and_ends_in_the_same_bytes(settings: list[Setting], tmp_path: Path):
     whole = Oracle()
-    run_evaluation(whole, settings, tmp_path / "whole", model="m")
+    run_evaluation(whole, settings, tmp_path / "whole")
     asked: list[str] = []
     for dies_after in (0, 2, 1, 5, 3, None):
         engine = Oracle(dies_after)
         if dies_after is None:
-            run_evaluation(engine, settings, tmp_path / "cut", model="m")
+            run_evaluation(engine, settings, tmp_path / "cut")
         else:
             with pytest.raises(KeyboardInterrupt):
-                run_evaluation(engine, settings, tmp_path / "cut", model="m")
+                run_evaluation(engine, settings, tmp_path / "cut")
             assert not (tmp_path / "cut/summary.json").exists() and not (tmp_path / "cut/items.parquet").exists()
         asked += engine.asked
     assert sorted(asked) == sorted(whole.asked)
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
     again = Oracle()
-    run_evaluation(again, settings, tmp_path / "cut", model="m")
+    run_evaluation(again, settings, tmp_path / "cut")
     assert again.asked == [] and files(tmp_path / "cut") == files(tmp_path / "whole")
 
 
 def test_a_torn_last_line_is_asked_again_wherever_it_was_torn(settings: list[Setting], tmp_path: Path):
-    run_evaluation(Oracle(), settings[:1], tmp_path / "e", model="m")
+    run_evaluation(Oracle(), settings[:1], tmp_path / "e")
     data = (tmp_path / "e/items.jsonl").read_bytes()
     kept = files(tmp_path / "e")
     start = data[:-1].rfind(b"\n") + 1
     for end in range(start + 1, len(data), 37):
         (tmp_path / "e/items.jsonl").write_bytes(data[:end])
         engine = Oracle()
-        run_evaluation(engine, settings[:1], tmp_path / "e", model="m")
+        run_evaluation(engine, settings[:1], tmp_path / "e")
         assert len(engine.asked) == 1
         assert (tmp_path / "e/items.jsonl").read_bytes() == data and files(tmp_path / "e") == kept
 
@@ -160,7 +167,7 @@ def test_a_killed_process_loses_no_answer_it_gave(benchmarks: Path, tmp_path: Pa
         root = Path({str(benchmarks)!r})
         names = ("mmlu", "bbh", "mgsm")
         settings = [Setting(benchmark=BENCHMARKS[n], path=root / n, mode="cot", shots=1) for n in names]
-        run_evaluation(Killed(), settings, Path({str(tmp_path / "e")!r}), model="m")
+        run_evaluation(Killed(), settings, Path({str(tmp_path / "e")!r}))
     """)
     done = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True
@@ -169,7 +176,7 @@ def test_a_killed_process_loses_no_answer_it_gave(benchmarks: Path, tmp_path: Pa
     assert len((tmp_path / "e/items.jsonl").read_bytes().split(b"\n")) == 7
     engine = Oracle()
     same = [Setting(benchmark=BENCHMARKS[n], path=benchmarks / n, mode="cot", shots=1) for n in ("mmlu", "bbh", "mgsm")]
-    run_evaluation(engine, same, tmp_path / "e", model="m")
+    run_evaluation(engine, same, tmp_path / "e")
     assert len(engine.asked) == 9 - 6
 
 
@@ -178,38 +185,36 @@ def test_a_larger_limit_asks_only_what_is_new(settings: list[Setting], benchmark
         return [Setting(benchmark=BENCHMARKS["mgsm"], path=benchmarks / "mgsm", mode="cot", shots=1, limit=limit)]
 
     first, second = Oracle(), Oracle()
-    run_evaluation(first, limited(1), tmp_path / "e", model="m")
-    summary = run_evaluation(second, limited(None), tmp_path / "e", model="m")
+    run_evaluation(first, limited(1), tmp_path / "e")
+    summary = run_evaluation(second, limited(None), tmp_path / "e")
     assert len(first.asked) == 2 and len(second.asked) == 1 and summary["results"][0]["items"] == 3
 
 
 def test_a_folder_belongs_to_one_model_asked_in_one_way(settings: list[Setting], tmp_path: Path):
-    run_evaluation(Oracle(), settings[:1], tmp_path / "e", model="m")
+    run_evaluation(Oracle(), settings[:1], tmp_path / "e")
     before = files(tmp_path / "e")
     with pytest.raises(StateError, match="another model"):
-        run_evaluation(Oracle(), settings[:1], tmp_path / "e", model="m2")
-    other = Oracle()
-    other.max_inputs = 64
+        run_evaluation(Oracle(model="m2"), settings[:1], tmp_path / "e")
+    other = Oracle(max_inputs=64)
     with pytest.raises(StateError, match="another max_inputs"):
-        run_evaluation(other, settings[:1], tmp_path / "e", model="m")
+        run_evaluation(other, settings[:1], tmp_path / "e")
     assert files(tmp_path / "e") == before
     (tmp_path / "e/header.json").unlink()
     with pytest.raises(StateError, match=r"no header\.json"):
-        run_evaluation(Oracle(), settings[:1], tmp_path / "e", model="m")
+        run_evaluation(Oracle(), settings[:1], tmp_path / "e")
 
 
 def test_a_damaged_line_in_the_middle_is_named(settings: list[Setting], tmp_path: Path):
-    run_evaluation(Oracle(), settings[:1], tmp_path / "e", model="m")
+    run_evaluation(Oracle(), settings[:1], tmp_path / "e")
     lines = (tmp_path / "e/items.jsonl").read_bytes().split(b"\n")
     (tmp_path / "e/items.jsonl").write_bytes(b"\n".join([lines[0], b"{}", *lines[2:]]))
     with pytest.raises(StateError, match=r"items\.jsonl:2"):
-        run_evaluation(Oracle(), settings[:1], tmp_path / "e", model="m")
+        run_evaluation(Oracle(), settings[:1], tmp_path / "e")
 
 
 def test_exemplars_dropped_and_prompts_cut_are_counted(settings: list[Setting], tmp_path: Path):
-    engine = Oracle()
-    engine.max_inputs = 150
-    entry = run_evaluation(engine, settings[3:4], tmp_path / "e", model="m")["results"][0]
+    engine = Oracle(max_inputs=150)
+    entry = run_evaluation(engine, settings[3:4], tmp_path / "e")["results"][0]
     rows = read_items(tmp_path / "e/items.parquet")
     assert entry["shots_dropped"] == sum(r.shots_dropped for r in rows) > 0
     assert all(r.result.item.shots + r.shots_dropped == 1 for r in rows)
@@ -231,8 +236,8 @@ def test_compare_pairs_items_and_says_what_rose_and_fell(settings: list[Setting]
             for index in range(len(requests)):
                 yield Scored(index, (0.0, -1.0, -1.0, -1.0), False)  # always A
 
-    run_evaluation(Oracle(), settings[:2], tmp_path / "a", model="a")
-    run_evaluation(Right(), settings[:1], tmp_path / "b", model="b")
+    run_evaluation(Oracle(model="a"), settings[:2], tmp_path / "a")
+    run_evaluation(Right(model="b"), settings[:1], tmp_path / "b")
     rows = compare(tmp_path / "a/items.parquet", tmp_path / "b/items.parquet")
     assert [(r.setting, r.task) for r in rows] == [("mmlu/direct/1-shot", None), ("mmlu/direct/1-shot", "pond_biology")]
     a, b = (
@@ -255,8 +260,8 @@ def test_compare_pairs_items_and_says_what_rose_and_fell(settings: list[Setting]
 
 
 def test_compare_refuses_what_shares_nothing_and_what_is_not_there(settings: list[Setting], tmp_path: Path):
-    run_evaluation(Oracle(), settings[:1], tmp_path / "a", model="m")
-    run_evaluation(Oracle(), settings[1:2], tmp_path / "b", model="m")
+    run_evaluation(Oracle(), settings[:1], tmp_path / "a")
+    run_evaluation(Oracle(), settings[1:2], tmp_path / "b")
     with pytest.raises(RecipeError, match="share no setting"):
         compare(tmp_path / "a/items.parquet", tmp_path / "b/items.parquet")
     with pytest.raises(RecipeError, match="no such file"):

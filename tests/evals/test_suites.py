@@ -12,6 +12,7 @@ from flantune.evals import (
     BENCHMARKS,
     SUITES,
     Setting,
+    asked_specs,
     by_change,
     compare,
     compare_abilities,
@@ -24,7 +25,8 @@ from flantune.evals.mmlu import GROUPS, SUBJECTS
 from flantune.evals.normalised import PUBLISHED_BOUNDS
 from flantune.evals.results import Answered, write_items
 from flantune.evals.suites import COMPONENTS, flan_average
-from flantune.inference.engine import Generated, GenerateRequest, Scored, ScoreRequest
+from flantune.inference.backends import Capabilities
+from flantune.inference.requests import Generated, GenerateRequest, Scored, ScoreRequest
 from flantune.types import Item, Result
 
 
@@ -39,7 +41,7 @@ def test_a_suite_asks_what_is_there_and_names_what_is_not(benchmarks: Path, tmp_
     settings, missing = suite_settings("core", str(benchmarks), 0)
     assert not missing and len(settings) == 5
     (tmp_path / "bbh").symlink_to(benchmarks / "bbh")
-    settings, missing = suite_settings("quick", str(tmp_path), 0, limit=1)
+    settings, missing = suite_settings("quick", str(tmp_path), 0, {"limit": 1})
     assert [s.key for s in settings] == ["bbh/direct/3-shot"] and settings[0].limit == 1
     assert missing == ["mmlu", "gsm8k", "mgsm"]
     with pytest.raises(RecipeError, match="none of"):
@@ -146,12 +148,15 @@ def test_tasks_are_ordered_by_sureness_and_size_and_corrected_for_their_number(t
 class Lengths:
     """An engine that likes long options: an option's score is less the fewer its characters, plus a bias to "b"."""
 
-    max_inputs, prompt_eos, precision = 10_000, True, "fp32"
+    identity, capabilities, chat_template, prices = {"model": "m"}, Capabilities(), None, None
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, tuple[str, ...]]] = []
 
-    def fits(self, prompt: str) -> bool:
+    def num_tokens(self, text: str) -> None:
+        return None
+
+    def fits(self, prompt: str, *, special: bool = False) -> bool:
         return True
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Generated]:
@@ -182,7 +187,7 @@ def test_options_are_normalised_by_length_or_against_their_own_likelihood(
         normalise=normalise,  # type: ignore[arg-type]
     )
     engine = Lengths()
-    run_evaluation(engine, [setting], tmp_path / "e", model="m")
+    run_evaluation(engine, [setting], tmp_path / "e")
     from flantune.evals import read_items
 
     found = read_items(tmp_path / "e" / "items.parquet")
@@ -190,3 +195,31 @@ def test_options_are_normalised_by_length_or_against_their_own_likelihood(
     assert found[0].result.option_scores == pytest.approx(scores)
     assert sum(prompt == "A:" for prompt, _ in engine.asked) == (normalise == "unconditional")
     assert setting.key == "mmlu/direct/0-shot" + ("" if normalise == "none" else f"+{normalise}")
+
+
+def test_a_recipes_suite_is_asked_beside_its_own_entries_which_go_first(benchmarks: Path):
+    from flantune.pipeline.evaluation import run_settings
+    from flantune.recipe import parse_recipe
+
+    recipe = parse_recipe(
+        {
+            "name": "r",
+            "vars": {"data": str(benchmarks)},
+            "collections": [{"path": "c"}],
+            "eval": {"suite": "quick", "benchmarks": [{"name": "gsm8k", "modes": ["cot"], "limit": 1, "samples": 3}]},
+        }
+    )
+    settings = run_settings(recipe, None)  # type: ignore[arg-type]  # no held-out tasks are asked
+    assert [s.key for s in settings] == [
+        "gsm8k/cot/8-shot+majority-3", "mmlu/direct/5-shot", "bbh/direct/3-shot", "gsm8k/cot/8-shot", "mgsm/cot/8-shot",
+    ]  # fmt: skip
+    same = recipe.model_copy(
+        update={
+            "eval": recipe.eval.model_copy(update={"benchmarks": (SUITES["quick"][2].model_copy(update={"limit": 1}),)})
+        }
+    )
+    limits = {s.key: s.limit for s in run_settings(same, None)}  # type: ignore[arg-type]
+    assert limits["gsm8k/cot/8-shot"] == 1 and len(limits) == 4
+    assert [s.name for s in asked_specs(recipe)] == ["gsm8k", "mmlu", "bbh", "gsm8k", "mgsm"]
+    with pytest.raises(RecipeError, match="suite"):
+        parse_recipe({"name": "r", "collections": [{"path": "c"}], "eval": {"suite": "flam"}})

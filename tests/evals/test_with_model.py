@@ -11,8 +11,8 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from flantune.evals import BENCHMARKS, Setting, compare, read_items, run_evaluation
 from flantune.evals.collection import Tasks
-from flantune.evals.presentation import chat_engine, template_of
-from flantune.inference import Engine
+from flantune.inference import Engine, GenerateRequest
+from flantune.inference.backends import Ours
 from flantune.recipe import CollectionSpec
 from flantune.tasks import ExampleStore, build_store
 from flantune.tokens.tokenizer import Tokenizer, train_tokenizer
@@ -68,7 +68,7 @@ def test_a_model_is_evaluated_on_held_out_tasks_and_benchmarks_alike_in_any_batc
 ):
     settings = settings_over(store, benchmarks)
     summaries = [
-        run_evaluation(engine_of(tokenizer, 0, size), settings, tmp_path / str(size), model="seed 0")
+        run_evaluation(Ours(engine_of(tokenizer, 0, size), "seed 0"), settings, tmp_path / str(size))
         for size in (100_000, 1)
     ]
     assert [e["items"] for e in summaries[0]["results"]] == [15, 15, 3, 3]
@@ -85,7 +85,7 @@ def test_two_models_are_compared_over_tasks_and_items(
 ):
     settings = settings_over(store, benchmarks)[:1]
     for seed in (0, 1):
-        run_evaluation(engine_of(tokenizer, seed, 4000), settings, tmp_path / str(seed), model=f"seed {seed}")
+        run_evaluation(Ours(engine_of(tokenizer, seed, 4000), f"seed {seed}"), settings, tmp_path / str(seed))
     rows = compare(tmp_path / "0/items.parquet", tmp_path / "1/items.parquet")
     assert [r.task for r in rows] == [None, *sorted(store.tasks)]
     assert (rows[0].num_tasks, rows[0].items, rows[0].prompts_differ) == (3, 15, 0)
@@ -94,19 +94,20 @@ def test_two_models_are_compared_over_tasks_and_items(
 def test_a_chat_template_is_read_as_control_tokens_and_answers_stand_in_the_results(
     tokenizer: Tokenizer, benchmarks: Path, tmp_path: Path
 ):
-    engine = engine_of(tokenizer, 0, 4000)
+    backend = Ours(engine_of(tokenizer, 0, 4000), "m")
     end = tokenizer.hf.eos_token
     setting = Setting(benchmark=BENCHMARKS["gsm8k"], path=benchmarks / "gsm8k", mode="direct", shots=1, chat="dialogue")
-    assert template_of(engine) is None
+    assert backend.chat_template is None
     tokenizer.hf.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}" + end + "{% endfor %}assistant:"
     try:
-        run_evaluation(engine, [setting], tmp_path / "e", model="m")
+        run_evaluation(backend, [setting], tmp_path / "e")
         rows = read_items(tmp_path / "e/items.parquet")
         assert rows[0].setting == "gsm8k/direct/1-shot+chat-dialogue"
         prompt = rows[0].result.item.prompt
         assert prompt.count(end) == 3 and prompt.endswith(f"The answer is{end}assistant:")
-        plain, chat = engine.tokenizer.encode(prompt), chat_engine(engine).tokenizer.encode_batch([prompt])[0]
+        plain, chat = (tokenizer.encode_batch([prompt], parse_special=special)[0] for special in (False, True))
         assert list(plain).count(tokenizer.eos_id) == 0 and list(chat).count(tokenizer.eos_id) == 3
-        assert isinstance(engine.tokenizer, Tokenizer)  # the engine itself is as it was
+        (told,) = backend.generate([GenerateRequest(prompt=prompt, max_new_tokens=8, special=True)])
+        assert told.prompt_tokens in (0, len(chat) + 1)
     finally:
         tokenizer.hf.chat_template = None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flantune.pipeline import RunFolder
-from flantune.pipeline.data import reopen
+from flantune.pipeline.data import asked, reopen
 from flantune.pipeline.parallel import Job
 from flantune.recipe import Recipe
 
@@ -33,7 +33,7 @@ def job_of(recipe: Recipe, run: RunFolder) -> tuple[Job, dict[str, Any]]:
         "spec": recipe.tokens,
         "folder": run.shards,
         "fingerprint": readied.fingerprint,
-        "asked_shares": readied.data.mixture.shares(),
+        "asked": asked(recipe, readied.data),
     }
     return Job.of(recipe, run, readied, one_sided=False), arguments
 

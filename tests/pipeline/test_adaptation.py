@@ -14,11 +14,13 @@ from transformers import AutoModelForSeq2SeqLM
 
 from flantune.demo.files import write_world
 from flantune.errors import ModelError
+from flantune.models.adapt import add_adapter
 from flantune.models.load import load_model
-from flantune.pipeline import build, finetune, open_run
+from flantune.pipeline import build, finetune, open_run, training
 from flantune.pipeline.data import built_card
 from flantune.pipeline.training import base_model
-from flantune.recipe import Recipe, parse_recipe
+from flantune.recipe import AdapterSpec, Recipe, parse_recipe
+from flantune.tokens import yields
 from flantune.tokens.shards import ShardReader
 
 MODES = {"R": "<extra_id_97>", "X": "<extra_id_98>", "S": "<extra_id_99>"}
@@ -138,18 +140,45 @@ def test_text_stands_among_the_instructions_in_its_share_and_is_counted(world, b
     assert sum(t["asked"] for t in card["tasks"].values()) == pytest.approx(1)
     assert card["formats"]["text prefix"] == found["examples"] == card["templates"]["prefix"]
     assert built_card(folder).to_json() == card
-    # Without text the same instructions come, in the same order.
-    plain = recipe.model_copy(update={"name": "plain", "mixture": recipe.mixture.model_copy(update={"text": None})})
-    other = open_run(plain)
-    build(plain, other)
 
-    def instructions(root) -> list[int]:
-        shards = ShardReader(root.shards)
-        found = [int(i) for row in shards.rows(range(len(shards))) for i in row.indices if i >= 0]
-        return sorted(found)
 
-    a, b = instructions(folder), instructions(other)
-    assert a[:100] == b[:100] == list(range(100))
+def test_the_share_of_the_peak_is_told_of_adapters_too(world, base, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "known_peak", lambda precision: 1e12)
+    recipe = recipe_of(world, tmp_path, init=str(base))
+    folder = open_run(recipe)
+    build(recipe, folder)
+    rows = list(ShardReader(folder.shards).rows(range(8)))
+    whole = training.speed_of(load_model(str(base)), rows, "fp32", 2)
+    adapted = training.speed_of(add_adapter(load_model(str(base)), AdapterSpec(rank=1), 0), rows, "fp32", 2)
+    assert whole is not None and adapted is not None and whole.peak == adapted.peak == 2e12
+    assert 0.6 * whole.input_token < adapted.input_token < 0.95 * whole.input_token
+
+
+def test_the_card_says_what_was_asked_in_what_the_weights_count(world, base, tmp_path, monkeypatch):
+    monkeypatch.setattr(yields, "SAMPLE", 4096)  # two parts of alike tasks need no more
+    parts = [{"name": name, "tasks": [f"*{name}*"], "weight": weight} for name, weight in (("food", 7), ("town", 3))]
+    text = {"share": 0.2, "objective": "prefix", "window": 32}
+    mixture = {"preset": None, "parts": parts, "count": "target_tokens", "text": text}
+    recipe = recipe_of(world, tmp_path, init=str(base), mixture=mixture)
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": 60})})
+    folder = open_run(recipe)
+    card = build(recipe, folder).to_json()
+    assert card["count"] == "target_tokens" and built_card(folder).to_json() == card
+    found = card["mixtures"]
+    assert {name: part["asked"] for name, part in found.items()} == {
+        "food": pytest.approx(0.7),
+        "text": None,
+        "town": pytest.approx(0.3),
+    }
+    tokens = {name: part["target_tokens"] for name, part in found.items() if name != "text"}
+    for name, part in found.items():
+        if name == "text":
+            assert part["got"] is None and part["drawn"] == 0.2
+        else:
+            assert part["got"] == tokens[name] / sum(tokens.values()) and abs(part["got"] - part["asked"]) < 0.02
+            assert abs(part["drawn"] - part["example_share"]) < 0.02
+    assert all(task["asked"] is None and task["drawn"] > 0 for task in card["tasks"].values())
+    assert abs(found["food"]["drawn"] - 0.8 * 0.7) > 0.01  # else the tasks are too alike to tell tokens from draws
 
 
 def test_another_share_of_text_is_another_build(world, base, tmp_path):

@@ -11,7 +11,7 @@ from flantune.cli.app import app
 from flantune.errors import RecipeError
 from flantune.pipeline.plan import Job, make_plan, row_tokens
 from flantune.recipe import parse_recipe
-from flantune.tokens.card import DataCard
+from flantune.tokens.card import DataCard, TaskCount
 from flantune.train.hardware import HARDWARE, USABLE, parse_hardware
 
 
@@ -68,6 +68,31 @@ def test_hours_are_operations_over_share_of_peak():
     (place,) = plan.places
     assert (place.share, place.share_from, place.checkpointed) == (0.5, "given", False)
     assert place.hours == pytest.approx(plan.flops / (67e12 * 0.5) / 3600)
+
+
+def test_what_is_done_in_a_second_is_said_in_useful_tokens_once_the_data_is_built():
+    job = small()
+    bare = make_plan(job, ["h100:1"]).places[0]
+    places = job.train.steps * job.train.batch_rows * 80
+    assert bare.places_per_second * bare.hours * 3600 == pytest.approx(places)
+    assert bare.tokens_per_second is None and "places of the rows" in make_plan(job, ["h100:1"]).to_text()
+    card = DataCard(inputs_len=64, targets_len=16, rows=10)
+    card.tasks["t"] = TaskCount(examples=40, input_tokens=500, target_tokens=100)
+    card.input_lengths, card.target_lengths = {"4": 30, "32": 10}, {"2": 40}
+    built = make_plan(job, ["h100:1"], card=card)
+    assert built.places[0].tokens_per_second == pytest.approx(built.places[0].places_per_second * 600 / 800)
+    assert built.to_json()["hardware"][0]["tokens_per_second"] == built.places[0].tokens_per_second
+    assert "useful tokens" in built.to_text()
+
+
+def test_adapters_do_more_in_a_second_than_the_whole_model():
+    def rate(adapter: dict[str, object] | None) -> float:
+        raw = {"name": "r", "preset": "llama-3.2-1b", "collections": [{"path": "x"}]}
+        job = Job.of_recipe(parse_recipe({**raw, "model": {"adapter": adapter}} if adapter else raw))
+        return make_plan(job, ["h100:1"], share=0.4).places[0].places_per_second
+
+    # A third of the products' operations are gradients of weights that adapters leave frozen.
+    assert 1.2 < rate({"rank": 8}) / rate(None) < 1.5
 
 
 def test_a_stage_on_plain_text_before_is_in_the_hours():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -165,6 +166,22 @@ def test_what_was_trained_on_is_counted_as_the_card_counts_it(whole: tuple[str, 
     assert page.fact("task without examples: t0/empty") == "no row was kept"
     set_aside = page.table("file")
     assert len(set_aside) == 12 and set_aside[3] == ["rows-3.jsonl", "3", "target", "text", HOSTILE]
+
+
+def test_shares_are_of_what_the_recipes_weights_count(tmp_path: Path) -> None:
+    root = write_run(tmp_path / "run")
+    path = root / "data" / "shards" / "card.json"
+    card = json.loads(path.read_text())
+    card["count"] = "target_tokens"
+    for name, part in card["mixtures"].items():
+        part["drawn"] = {"niv2": 0.125, "t0_sf": 0.875}[name]
+    path.write_text(json.dumps(card))
+    source, page = page_of(root)
+    rows = page.table("mixture")
+    assert [row[2:5] for row in rows] == [["70.00", "75.00", "12.50"], ["30.00", "25.00", "87.50"]]
+    heads = next(t[0] for t in page.tables if t[0][0] == "mixture")
+    assert heads[2:5] == ["share of target tokens asked, %", "share of target tokens got, %", "share of draws, %"]
+    assert "share of the target tokens, %" in source
 
 
 def test_low_extraction_is_said_in_words(whole: tuple[str, Page]) -> None:

@@ -1,4 +1,4 @@
-"""`flantune eval`; score and compare are in scores.py."""
+"""`flantune eval`; score and compare are in scores.py, what says how it is asked and who answers in asking.py."""
 
 from __future__ import annotations
 
@@ -8,16 +8,44 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flantune.cli import scores
+from flantune.cli.asking import (
+    BackendOpt,
+    BaseUrlOpt,
+    ChatOpt,
+    ConcurrencyOpt,
+    GenerateOpt,
+    KeepOpt,
+    NoReuseOpt,
+    NormaliseOpt,
+    PerMinuteOpt,
+    PriceOpt,
+    RayAddressOpt,
+    RayOpt,
+    ReuseFromOpt,
+    SamplesOpt,
+    ScorerOpt,
+    SelectOpt,
+    TemperatureOpt,
+    TimeoutOpt,
+    TokenizerOpt,
+    TopKOpt,
+    TopPOpt,
+    TriggerOpt,
+    WorkersOpt,
+    answering,
+    how_asked,
+    reuse_path,
+)
 from flantune.cli.console import ProgressLine, emit, guarded
 from flantune.cli.options import JsonOpt, open_recipe
-from flantune.cli.scores import LeaksOpt, ReadingOpt, checked_modes, checked_reading, table, with_leaks
+from flantune.cli.scores import LeaksOpt, ReadingOpt, checked_modes, table, with_leaks
 from flantune.errors import RecipeError
 
 if TYPE_CHECKING:
+    from flantune.cli.backends import Answering
     from flantune.evals import Setting
     from flantune.evals.results import ApplyTemplate
-
-MODEL_DEFAULT_INPUTS = 2048  # tokens; the recipe's training length, spec 3.6
+    from flantune.pipeline.parallel import Workers
 
 
 def register(app: typer.Typer) -> None:
@@ -29,11 +57,15 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     model: Annotated[
-        str | None, typer.Argument(help="A model folder, a hub id, 'demo', or a recipe (*.yaml). None with --show.")
+        str | None,
+        typer.Argument(
+            help="A model folder, hub id, 'demo', a server's model, or a recipe (*.yaml). None with --show."
+        ),
     ] = None,
     benchmark: Annotated[
-        str, typer.Option("--benchmark", "-b", help="Names with commas, or a .yaml or .py file of your own.")
-    ] = "mmlu",
+        str | None,
+        typer.Option("--benchmark", "-b", help="Names with commas, or a .yaml or .py file of your own. [mmlu]"),
+    ] = None,
     suite: Annotated[
         str | None, typer.Option("--suite", help="flan, core or quick: benchmarks asked together.")
     ] = None,
@@ -45,20 +77,33 @@ def evaluate(
     shots: Annotated[int | None, typer.Option("--shots", min=0)] = None,
     split: Annotated[str | None, typer.Option("--split")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Items per task.")] = None,
-    chat: Annotated[
-        str, typer.Option("--chat", help="Through the model's chat template: single message, or dialogue turns.")
-    ] = "plain",
-    trigger: Annotated[
-        str | None,
-        typer.Option("--trigger", help="Begins a chain of thought with --shots 0: kojima, flan, zh, or the words."),
-    ] = None,
-    normalise: Annotated[
-        str, typer.Option("--normalise", help="Of options' log-probabilities: none, length or unconditional.")
-    ] = "none",
+    chat: ChatOpt = "plain",
+    trigger: TriggerOpt = None,
+    normalise: NormaliseOpt = "none",
+    generate: GenerateOpt = False,
+    samples: SamplesOpt = None,
+    temperature: TemperatureOpt = None,
+    top_k: TopKOpt = None,
+    top_p: TopPOpt = None,
+    select: SelectOpt = None,
+    scorer: ScorerOpt = None,
+    keep: KeepOpt = None,
     reading: ReadingOpt = "default",
     show: Annotated[
         str | None, typer.Option("--show", help="Print the prompt of this item and leave, e.g. val/anatomy/3.")
     ] = None,
+    backend: BackendOpt = "ours",
+    base_url: BaseUrlOpt = None,
+    tokenizer: TokenizerOpt = None,
+    concurrency: ConcurrencyOpt = None,
+    per_minute: PerMinuteOpt = None,
+    timeout: TimeoutOpt = None,
+    price: PriceOpt = None,
+    workers: WorkersOpt = None,
+    ray: RayOpt = False,
+    ray_address: RayAddressOpt = None,
+    no_reuse: NoReuseOpt = False,
+    reuse_from: ReuseFromOpt = None,
     leaks: LeaksOpt = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the results.")] = None,
     max_inputs: Annotated[
@@ -69,33 +114,62 @@ def evaluate(
 ) -> None:
     """Ask a model a benchmark's questions; results item by item. A stopped evaluation goes on where it was."""
     with guarded():
+        asked = how_asked(
+            limit=limit,
+            chat=chat,
+            trigger=trigger,
+            normalise=normalise,
+            generate=generate,
+            samples=samples,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            select=select,
+            scorer=scorer,
+            keep=keep,
+            reading=reading,
+        )
+        single = {"path": str(path) if path else None, "modes": checked_modes(mode), "shots": shots, "split": split}
+        server = {
+            "base_url": base_url,
+            "concurrency": concurrency,
+            "per_minute": per_minute,
+            "timeout": timeout,
+            "price": price,
+        }
+        who = answering(model, backend, server, tokenizer, max_inputs, (workers, ray, ray_address))
+        store = reuse_path(no_reuse, reuse_from)
         if model is not None and model.endswith((".yaml", ".yml")):
-            _evaluate_recipe(Path(model), data, json)
+            _refuse(
+                {**asked, **single, "benchmark": benchmark, "suite": suite, "show": show}, "a recipe says it itself"
+            )
+            _evaluate_recipe(Path(model), data, store, who.workers if who else None, json)
             return
         missing: list[str] = []
         if suite is not None:
             from flantune.evals import suite_settings
 
-            settings, missing = suite_settings(suite, str(data) if data else None, seed, limit)
+            _refuse({**single, "benchmark": benchmark}, "a suite says it itself")
+            settings, missing = suite_settings(suite, str(data) if data else None, seed, asked)
         else:
-            asked: dict[str, Any] = {
-                "path": str(path) if path else None,
-                "modes": checked_modes(mode),
-                "shots": shots,
-                "split": split,
-                "limit": limit,
-                "chat": _one_of("--chat", chat, ("plain", "single", "dialogue")),
-                "trigger": trigger,
-                "normalise": _one_of("--normalise", normalise, ("none", "length", "unconditional")),
-                "reading": checked_reading(reading),
-            }
-            settings = _settings(benchmark, asked, data, seed)
+            settings = _settings(benchmark or "mmlu", {**asked, **single}, data, seed)
         if show is not None:
-            _show(settings, show, model, json)
+            _show(settings, show, who, json)
             return
-        if model is None:
+        if who is None:
             raise RecipeError("no model named: give a model folder, a hub id, 'demo', or a recipe.")
-        _evaluate_model(model, settings, suite, missing, leaks, output, max_inputs, json)
+        _evaluate_model(who, settings, suite, missing, leaks, output, store, json)
+
+
+def _refuse(given: dict[str, Any], why: str) -> None:
+    """Options that would do nothing here."""
+    named = [
+        f"--{name.replace('_', '-')}"
+        for name, value in given.items()
+        if value is not None and value is not False and value != ()
+    ]
+    if named:
+        raise RecipeError(f"{', '.join(named)}: not taken here, {why}.".replace("--modes", "--mode"))
 
 
 def _settings(names: str, asked: dict[str, Any], data: Path | None, seed: int) -> list[Setting]:
@@ -110,40 +184,46 @@ def _settings(names: str, asked: dict[str, Any], data: Path | None, seed: int) -
     return settings
 
 
-def _one_of(option: str, value: str, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise RecipeError(f"{option} {value}: expected {', '.join(known)}.")
-    return value
-
-
 def _evaluate_model(
-    model: str,
+    who: Answering,
     settings: list[Setting],
     suite: str | None,
     missing: list[str],
     leaks: Path | None,
     output: Path | None,
-    max_inputs: int | None,
+    store_path: Path | None,
     json: bool,
 ) -> None:
+    from flantune.cli.backends import opened_backend
     from flantune.evals import as_rows, run_evaluation
     from flantune.evals.leaks import marks_beside
-    from flantune.models.load import how_to_ask
-    from flantune.pipeline.evaluation import open_engine
-    from flantune.recipe import EvalSpec
+    from flantune.inference.answers import opened
 
-    length = max_inputs or how_to_ask(model, one_sided=False).inputs_len or MODEL_DEFAULT_INPUTS
-    engine, fingerprint = open_engine(model, EvalSpec(), length)
-    where = output or Path("runs") / "evals" / f"{Path(model).name}-{fingerprint[:8]}"
     progress = ProgressLine()
-    summary = run_evaluation(
-        engine, settings, where, model=fingerprint, on_progress=lambda d, t: progress("eval", d, t), suite=suite
-    )
+    with opened_backend(who) as backend, opened(store_path) as store:
+        name = str(backend.identity["model"])
+        where = output or Path("runs") / "evals" / f"{Path(who.model).name}-{name[:8]}"
+        summary = run_evaluation(
+            backend,
+            settings,
+            where,
+            store=store,
+            on_progress=lambda d, t: progress("eval", d, t),
+            suite=suite,
+            not_asked=missing,
+        )
     progress.close()
-    rows = as_rows(with_leaks(summary, where, leaks or marks_beside(model)))
-    told = [table(rows), *_suite_lines(summary.get("suite"), missing), f"per item: {where}/items.parquet"]
-    result = {"results": rows, "suite": summary.get("suite"), "missing": missing, "folder": str(where)}
-    emit(json, result, text="\n".join(told))
+    rows = as_rows(with_leaks(summary, where, leaks or marks_beside(who.model)))
+    told = [table(rows), *_suite_lines(summary.get("suite"), missing), usage_line(summary["usage"])]
+    told.append(f"per item: {where}/items.parquet")
+    result = {"results": rows, "suite": summary.get("suite"), "missing": missing, "usage": summary["usage"]}
+    emit(json, result | {"folder": str(where)}, text="\n".join(told))
+
+
+def usage_line(usage: dict[str, Any]) -> str:
+    tokens = f"{usage['prompt_tokens']:,} tokens read, {usage['new_tokens']:,} written"
+    cost = f", cost {usage['cost']:.2f}" if "cost" in usage else ""
+    return f"asked {usage['asked']:,} times ({tokens}{cost}), {usage['reused']:,} answers found from before"
 
 
 def _suite_lines(suite: dict[str, Any] | None, missing: list[str]) -> list[str]:
@@ -157,13 +237,13 @@ def _suite_lines(suite: dict[str, Any] | None, missing: list[str]) -> list[str]:
     return lines if part is None else [*lines, f"over what is there (not the paper's figure): {part:.1f}"]
 
 
-def _show(settings: list[Setting], item_id: str, model: str | None, json: bool) -> None:
+def _show(settings: list[Setting], item_id: str, who: Answering | None, json: bool) -> None:
     """The item's prompt in every setting that has it, exactly as a model is given it."""
     from dataclasses import asdict
 
     from flantune.evals.benchmark import everything_fits
 
-    apply = _template_of(model) if any(s.chat != "plain" for s in settings) else None
+    apply = _template_of(who) if any(s.chat != "plain" for s in settings) else None
     found = [(s.key, p.item) for s in settings for p in s.pose(everything_fits, apply) if p.item.id == item_id]
     if not found:
         example = settings[0].pose(everything_fits, apply)[0].item.id
@@ -176,20 +256,21 @@ def _show(settings: list[Setting], item_id: str, model: str | None, json: bool) 
     emit(json, {"items": [{"setting": key, **asdict(item)} for key, item in found]}, text=text)
 
 
-def _template_of(model: str | None) -> ApplyTemplate | None:
+def _template_of(who: Answering | None) -> ApplyTemplate | None:
+    from flantune.cli.backends import opened_backend
+    from flantune.inference.backends import Local
     from flantune.models.load import located
     from flantune.tokens.tokenizer import load_tokenizer
 
-    if model is None:
+    if who is None:
         raise RecipeError("--chat words the prompt by a model's own chat template: name the model too.")
-    from types import SimpleNamespace
+    if who.backend in ("openai", "mock"):  # which load no model
+        with opened_backend(who) as backend:
+            return backend.chat_template
+    return Local(load_tokenizer(located(who.model))).chat_template
 
-    from flantune.evals.presentation import template_of
 
-    return template_of(SimpleNamespace(tokenizer=load_tokenizer(located(model))))
-
-
-def _evaluate_recipe(path: Path, data: Path | None, json: bool) -> None:
+def _evaluate_recipe(path: Path, data: Path | None, store: Path | None, workers: Workers | None, json: bool) -> None:
     from flantune.pipeline import base_model, open_run
     from flantune.pipeline.data import open_data
     from flantune.pipeline.evaluation import Side, as_rows, comparison_rows, evaluate_run
@@ -200,7 +281,8 @@ def _evaluate_recipe(path: Path, data: Path | None, json: bool) -> None:
         raise RecipeError(f"{folder.model}: no finished model yet. Run flantune train {path} first.")
     progress = ProgressLine()
     sides = [Side("base", base_model(recipe, folder, progress)), Side("tuned", str(folder.model))]
-    summaries = evaluate_run(recipe, folder, open_data(recipe, folder, progress), sides, progress)
+    opened = open_data(recipe, folder, progress)
+    summaries = evaluate_run(recipe, folder, opened, sides, progress, store=store, workers=workers)
     progress.close()
     marks = folder.evals / "contamination.parquet"
     found = {s: with_leaks(v, folder.evals / s, marks if marks.exists() else None) for s, v in summaries.items()}

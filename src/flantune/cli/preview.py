@@ -19,10 +19,6 @@ TARGET_ROLES = ("rationale", "target")
 PIECE_WIDTH = 18  # columns of a piece beside its id; longer ones end in "…"
 PLAIN_WIDTH = 120  # columns where the output is no terminal
 
-# What a terminal would obey rather than show: escape sequences in a collection's text must not move the cursor.
-_CONTROLS = {c: 0x2400 + c for c in range(0x20) if chr(c) not in "\n\t"} | {0x7F: 0x2421}
-_CONTROLS |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
-
 
 def preview(
     recipe: RecipeArg,
@@ -87,7 +83,7 @@ def worded(prompt: PromptView, *, marked: bool) -> Text:
     """The text itself under INPUT and TARGET. `marked` puts each role's name before its text."""
     from rich.text import Text
 
-    from flantune.formats.preview import ROLE_STYLES
+    from flantune.formats.preview import ROLE_STYLES, masked
 
     text = Text()
     for title, segments in (
@@ -100,7 +96,7 @@ def worded(prompt: PromptView, *, marked: bool) -> Text:
             if marked and (before is None or (before.role, before.exemplar) != (segment.role, segment.exemplar)):
                 text.append(f"<{_marker(segment)}>")
             style = ROLE_STYLES[segment.role] + (" strike" if segment.cut else "")
-            text.append(segment.text.translate(_CONTROLS), style=style)
+            text.append(masked(segment.text), style=style)
             before = segment
         text.append("\n")
     return text
@@ -138,11 +134,12 @@ def _pieces(side: SideView) -> Iterator[str]:
     from rich.cells import cell_len, set_cell_size
 
     from flantune.explore.pieces import visible
+    from flantune.formats.preview import masked
 
     digits = max(len(str(i)) for i in side.ids)
     cells = []
     for number, piece in zip(side.ids, side.pieces, strict=True):
-        seen = visible(piece).translate(_CONTROLS)
+        seen = masked(visible(piece))
         seen = seen if cell_len(seen) <= PIECE_WIDTH else set_cell_size(seen, PIECE_WIDTH - 1) + "…"
         cells.append(f"{number:>{digits}} {seen}")
     wide = max(map(cell_len, cells)) + 2
@@ -178,7 +175,9 @@ def _span(place: tuple[int, int]) -> str:
 
 
 def _one_line(text: str) -> str:
-    return text.translate(_CONTROLS).replace("\n", "⏎")
+    from flantune.formats.preview import masked
+
+    return masked(text).replace("\n", "⏎")
 
 
 def _width() -> int:

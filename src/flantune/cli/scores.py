@@ -216,6 +216,12 @@ def _doubts(r: dict[str, Any]) -> list[str]:
         lines.append(f"by reading: {', '.join(moved)}")
         if averages:
             lines.append(f"read strictly: {_named(readings['strict']['averages'])}")
+    if samples := r.get("samples"):
+        agreement = "–" if samples["agreement"] is None else f"{samples['agreement']:.1%}"
+        lines.append(
+            f"by {samples['select']}: {samples['drawn']:,} samples, {samples['extraction_rate']:.1%} of them read, "
+            f"agreement {agreement}, one sample alone {100 * samples['score_of_one']:.2f}"
+        )
     if clean := r.get("clean"):
         low, high = clean["interval"] or (float("nan"), float("nan"))
         score_text = "–" if clean["score"] is None else f"{clean['score']:.3f} [{low:.3f}, {high:.3f}]"

@@ -56,6 +56,7 @@ def contamination(
 ) -> None:
     """Are evaluation items among what is trained on? Test-set leaks, same task's training split, or none."""
     with guarded():
+        from flantune.evals import asked_specs
         from flantune.pipeline import open_run
         from flantune.pipeline.contamination import (
             find_leaks,
@@ -72,7 +73,7 @@ def contamination(
             if value is not None:
                 changes.append(f"eval.contamination.{key}={value}")
         chosen = open_recipe(recipe, data, changes, runs)
-        names = against.split(",") if against else [b.name for b in chosen.eval.benchmarks]
+        names = against.split(",") if against else [b.name for b in asked_specs(chosen)]
         if not names:
             raise RecipeError("the recipe asks no benchmark: name some with --against mmlu,bbh.")
         progress = ProgressLine()

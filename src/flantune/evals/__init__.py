@@ -17,7 +17,7 @@ from flantune.evals.compare import (
 from flantune.evals.results import Setting, read_items, settings_of
 from flantune.evals.run import run_evaluation
 from flantune.evals.score_file import holds_solutions, score_file, score_outputs, score_solutions
-from flantune.evals.settings import as_rows, benchmark_named, file_settings, open_benchmark, suite_settings
+from flantune.evals.settings import as_rows, asked_specs, benchmark_named, file_settings, open_benchmark, suite_settings
 from flantune.evals.suites import SUITES
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Setting",
     "Tasks",
     "as_rows",
+    "asked_specs",
     "benchmark_named",
     "by_change",
     "compare",

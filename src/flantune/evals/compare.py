@@ -12,7 +12,7 @@ import numpy as np
 
 from flantune.errors import RecipeError
 from flantune.evals.catalog import BENCHMARKS
-from flantune.evals.results import MISSING, Answered, read_items
+from flantune.evals.results import Answered, read_items, was_answered
 from flantune.evals.statistics import bootstrap_means, estimate_difference, mcnemar
 from flantune.evals.summary import strict
 from flantune.whole import write_json
@@ -189,7 +189,7 @@ def _index(rows: Sequence[Answered]) -> dict[str, dict[str, Answered]]:
     """Answered items by setting and id, in file order."""
     found: dict[str, dict[str, Answered]] = defaultdict(dict)
     for row in rows:
-        if row.result.reason != MISSING:
+        if was_answered(row):
             found[row.setting][row.result.item.id] = row
     return found
 

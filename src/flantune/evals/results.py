@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flantune.errors import RecipeError, StateError
-from flantune.evals.benchmark import Benchmark, Fits, Posed, Present, Reading
+from flantune.evals.benchmark import Benchmark, Extraction, Fits, Posed, Present, Reading
+from flantune.evals.decoding import ONE_ANSWER, Decoding, Samples, choose, decoding_of
 from flantune.evals.extract import SEVERAL
 from flantune.formats.chat import Message, to_messages
 from flantune.recipe import BenchmarkSpec
@@ -23,7 +24,8 @@ from flantune.whole import write_whole
 TRIGGERS = {"kojima": "Let's think step by step.", "flan": "let's think step-by-step", "zh": "让我们一步一步地思考。"}
 EMPTY = "empty output"
 MISSING = "no output"  # the reason of a result whose item nobody answered
-
+REFUSED = "refused"  # begins the reason of one that the backend would not take
+WRITTEN_OPTIONS = 64  # tokens for an answer that is written where its options could be scored
 
 Layout = Literal["plain", "single", "dialogue"]
 Normalise = Literal["none", "length", "unconditional"]
@@ -45,6 +47,8 @@ class Setting:
     trigger: str | None = None  # begins a zero-shot chain of thought in place of the benchmark's own words
     normalise: Normalise = "none"  # of scored options: by their bytes, or against the options' own likelihood
     reading: Reading = "default"
+    generate: bool = False  # options are not scored: the answer is written and read
+    decoding: Decoding = ONE_ANSWER  # of answers that are written
 
     @property
     def asked_shots(self) -> int:
@@ -54,7 +58,7 @@ class Setting:
     def asked_key(self) -> str:
         """ "mmlu/direct/5-shot": how it is asked. What is not the usual is told after a +."""
         unusual = [f"chat-{self.chat}"] * (self.chat != "plain") + ["trigger"] * (self.trigger is not None)
-        unusual += [self.normalise] * (self.normalise != "none")
+        unusual += [self.normalise] * (self.normalise != "none") + ["generate"] * self.generate + self.decoding.told
         return "+".join([f"{self.benchmark.name}/{self.mode}/{self.asked_shots}-shot", *unusual])
 
     @property
@@ -68,8 +72,9 @@ class Setting:
             if apply_template is None:
                 raise RecipeError(f"{self.key}: the model's tokenizer has no chat template. Ask it in plain text.")
             present = _Chat(self.chat, apply_template)
-        posed = list(
-            self.benchmark.items(
+        posed = [
+            _written(p) if self.generate and p.item.options is not None else p
+            for p in self.benchmark.items(
                 self.path,
                 self.mode,
                 shots=self.shots,
@@ -80,13 +85,18 @@ class Setting:
                 present=present,
                 trigger=self.trigger,
             )
-        )
+        ]
         if not posed:
             raise RecipeError(f"{self.key}: no items in {self.path}.")
         ids = {p.item.id for p in posed}
         if len(ids) < len(posed):
             raise ValueError(f"{self.key}: {len(posed) - len(ids)} item ids repeat")  # a fault of the benchmark's code
         return posed
+
+
+def _written(posed: Posed) -> Posed:
+    item = replace(posed.item, options=None, max_new_tokens=WRITTEN_OPTIONS, stop=("\n\n", "Q:"))
+    return replace(posed, item=item)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +114,7 @@ def settings_of(spec: BenchmarkSpec, benchmark: Benchmark, path: Path, seed: int
     for mode in spec.modes:
         if mode not in benchmark.modes:
             raise RecipeError(f"benchmark {spec.name}: no mode '{mode}'; it has {', '.join(benchmark.modes)}.")
+    decodings = {m: _decoding(spec, benchmark, path, m, seed) for m in spec.modes or benchmark.modes}
     return [
         Setting(
             benchmark=benchmark,
@@ -117,10 +128,21 @@ def settings_of(spec: BenchmarkSpec, benchmark: Benchmark, path: Path, seed: int
             trigger=TRIGGERS.get(spec.trigger, spec.trigger) if spec.trigger and m == "cot" else None,
             normalise=spec.normalise if m == "direct" else "none",
             reading=spec.reading,
+            generate=spec.generate and m == "direct",
+            decoding=decoding,
         )
-        for m in spec.modes or benchmark.modes
+        for m, decoding in decodings.items()
         for n in shots
     ]
+
+
+def _decoding(spec: BenchmarkSpec, benchmark: Benchmark, path: Path, mode: str, seed: int) -> Decoding:
+    """What the entry asks for where the mode's answers are written; nothing is drawn where options are scored."""
+    asked = decoding_of(spec, seed)
+    if asked == ONE_ANSWER or spec.generate:
+        return asked
+    first = next(iter(benchmark.items(path, mode, shots=0, split=spec.split, limit=1)), None)
+    return ONE_ANSWER if first is not None and first.item.options is not None else asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +154,37 @@ class Answered:
     shots_dropped: int
     sampled_tasks: bool
     result: Result
+    samples: Samples | None = None  # where several were drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Everything a backend said to one item. For scored options the best one's text, the first of equal ones."""
+
+    texts: tuple[str, ...] = ()
+    option_scores: tuple[float, ...] | None = None
+    values: tuple[float | None, ...] = ()  # of the texts, by the scorer of best-of
+    truncated: bool = False
+    refused: str = ""
+
+
+def was_answered(row: Answered) -> bool:
+    return row.result.reason != MISSING and not row.result.reason.startswith(REFUSED)
+
+
+def judge_told(setting: Setting, posed: Posed, told: Told) -> Answered:
+    """Choose among the samples, extract and score. What was refused is missing, and says so."""
+    if told.refused:
+        nothing = Result(
+            item=posed.item, output="", extracted=None, score=None, reason=f"{REFUSED}: {told.refused}", truncated=False
+        )
+        return answered(setting, posed, nothing)
+    if told.option_scores is not None or setting.decoding.select == "one":
+        return judge(setting, posed, told.texts[0], told.option_scores, told.truncated)
+    chosen = choose(setting.decoding, setting.benchmark, posed.item, told.texts, told.values, setting.reading)
+    output, extraction, samples = chosen
+    row = _scored(setting, posed, output, extraction, None, told.truncated)
+    return replace(row, samples=samples)
 
 
 def judge(
@@ -143,6 +196,17 @@ def judge(
 ) -> Answered:
     """Extract and score one output. For scored items `output` is the best option, the first of equal ones."""
     extraction = setting.benchmark.extract(posed.item, output, setting.reading)
+    return _scored(setting, posed, output, extraction, option_scores, truncated)
+
+
+def _scored(
+    setting: Setting,
+    posed: Posed,
+    output: str,
+    extraction: Extraction,
+    option_scores: tuple[float, ...] | None,
+    truncated: bool,
+) -> Answered:
     score = setting.benchmark.score(posed.item, extraction)
     reason = ""
     if extraction.answer is None:
@@ -194,8 +258,17 @@ _SCHEMA = pa.schema(
         ("rule", pa.string()),
         ("score", pa.float64()),  # null where nothing could be read
         ("reason", pa.string()),
+        # Of several samples; null where one answer was asked for.
+        ("samples", pa.list_(pa.string())),
+        ("sample_answers", pa.list_(pa.string())),  # null where nothing could be read
+        ("sample_values", pa.list_(pa.float64())),
+        ("votes", pa.int32()),
+        ("voters", pa.int32()),
+        ("agreement", pa.float64()),
+        ("chosen", pa.int32()),
     ]
 )
+_LATER = ("samples", "sample_answers", "sample_values", "votes", "voters", "agreement", "chosen")  # than the others
 
 
 def write_items(path: Path, rows: Iterable[Answered]) -> None:
@@ -207,7 +280,7 @@ def write_items(path: Path, rows: Iterable[Answered]) -> None:
 
 def write_unread(path: Path, rows: Iterable[Answered]) -> None:
     """The outputs in which no answer was found, one JSON line each; the file is there also when it is empty."""
-    unread = [r for r in rows if r.result.extracted is None and r.result.reason != MISSING]
+    unread = [r for r in rows if r.result.extracted is None and was_answered(r)]
     lines = [
         {"setting": r.setting, "id": r.result.item.id, "reason": r.result.reason, "output": r.result.output}
         for r in unread
@@ -223,7 +296,7 @@ def read_items(path: Path) -> list[Answered]:
         raise RecipeError(f"{path}: no such file. An evaluation writes it when all its items are done.") from None
     except (OSError, pa.ArrowException) as e:
         raise StateError(f"{path}: not a readable items.parquet: {e}") from None
-    lacking = [name for name in _SCHEMA.names if name not in table.column_names]
+    lacking = [name for name in _SCHEMA.names if name not in (*table.column_names, *_LATER)]
     if lacking:
         raise StateError(f"{path}: not an items.parquet of this version: no column {', '.join(lacking)}.")
     return [_answered(record) for record in table.to_pylist()]
@@ -254,7 +327,35 @@ def _record(row: Answered) -> dict[str, Any]:
         "rule": result.rule,
         "score": result.score,
         "reason": result.reason,
+        **_sample_columns(row.samples),
     }
+
+
+def _sample_columns(samples: Samples | None) -> dict[str, Any]:
+    if samples is None:
+        return dict.fromkeys(_LATER)
+    return {
+        "samples": list(samples.texts),
+        "sample_answers": list(samples.answers),
+        "sample_values": list(samples.values) or None,
+        "votes": samples.votes,
+        "voters": samples.voters,
+        "agreement": samples.agreement,
+        "chosen": samples.chosen,
+    }
+
+
+def _samples(record: dict[str, Any]) -> Samples | None:
+    if record.get("samples") is None:
+        return None
+    return Samples(
+        texts=tuple(record["samples"]),
+        answers=tuple(record["sample_answers"]),
+        values=tuple(record["sample_values"] or ()),
+        votes=record["votes"],
+        voters=record["voters"],
+        chosen=record["chosen"],
+    )
 
 
 def _answered(record: dict[str, Any]) -> Answered:
@@ -281,4 +382,5 @@ def _answered(record: dict[str, Any]) -> Answered:
         option_scores=None if record["option_scores"] is None else tuple(record["option_scores"]),
         truncated=record["truncated"],
     )
-    return Answered(record["setting"], record["asked_shots"], record["shots_dropped"], record["sampled_tasks"], result)
+    asked = (record["setting"], record["asked_shots"], record["shots_dropped"], record["sampled_tasks"])
+    return Answered(*asked, result, _samples(record))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from flantune.evals.benchmark import Benchmark, Extraction, Reading
@@ -93,18 +93,18 @@ def best_of(outputs: Sequence[str], score: Callable[[str], float | None]) -> int
     return -max(scored)[1] if scored else None
 
 
-def progressive_hints(
-    ask: Callable[[str], Extraction], question: str, *, most: int = HINTED, wording: str = HINT
-) -> tuple[Extraction, list[str]]:
-    """Ask, then ask again with all answers so far as hints, until two in a row agree or `most` were asked with hints.
+def hinting(
+    question: str, *, most: int = HINTED, wording: str = HINT
+) -> Generator[str, Extraction, tuple[Extraction, list[str]]]:
+    """Yields what to ask, takes the reading of its answer: the question, then it with all answers so far as hints,
+    until two in a row agree or `most` were asked with hints.
 
-    `ask` poses a question's text and reads the answer. Returns the last reading and the answers in order; an unread
-    answer ends the asking, the one before it stands.
+    Returns the last reading and the answers in order; an unread answer ends the asking, the one before it stands.
     """
-    last = ask(question)
+    last = yield question
     answers = [last.answer] if last.answer is not None else []
     for _ in range(most if answers else 0):
-        found = ask(f"{question} {wording.format(hints=', '.join(answers))}")
+        found = yield f"{question} {wording.format(hints=', '.join(answers))}"
         if found.answer is None:
             break
         answers.append(found.answer)
@@ -112,3 +112,17 @@ def progressive_hints(
         if _group(answers[-1], [answers[-2]]) == answers[-2]:
             break
     return last, answers
+
+
+def progressive_hints(
+    ask: Callable[[str], Extraction], question: str, *, most: int = HINTED, wording: str = HINT
+) -> tuple[Extraction, list[str]]:
+    """`hinting` with somebody who answers at once: `ask` poses a question's text and reads the answer."""
+    asking = hinting(question, most=most, wording=wording)
+    try:
+        text = next(asking)
+        while True:
+            text = asking.send(ask(text))
+    except StopIteration as done:
+        last, answers = done.value
+        return last, answers

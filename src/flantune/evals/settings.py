@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flantune.errors import RecipeError
 from flantune.evals.benchmark import Benchmark
 from flantune.evals.catalog import BENCHMARKS
+from flantune.evals.decoding import ONE_ANSWER, decoding_of
 from flantune.evals.results import Setting, settings_of
 from flantune.evals.suites import SUITES
-from flantune.recipe import BenchmarkSpec
+from flantune.recipe import BenchmarkSpec, Recipe
 
 OWN_FILES = (".yaml", ".yml", ".py")
 
@@ -33,39 +35,61 @@ def open_benchmark(name: str) -> tuple[Benchmark, Path | None]:
     return benchmark_named(name), None
 
 
-def file_settings(spec: BenchmarkSpec, data: str | None, seed: int) -> list[Setting]:
+def file_settings(spec: BenchmarkSpec, data: str | None, seed: int, *, of_suite: bool = False) -> list[Setting]:
+    """`of_suite`: not every entry need be one that can take what the whole suite is asked with."""
     benchmark, own_folder = open_benchmark(spec.name)
     if spec.path is None and data is None and own_folder is None:
         raise RecipeError(f"benchmark {spec.name}: no files named. Give its 'path', or --data DIR.")
     path = Path(spec.path) if spec.path else own_folder or Path(str(data)) / benchmark.folder
     if not path.exists():
         raise RecipeError(f"benchmark {spec.name}: {path}: no such file or folder.")
-    return settings_of(spec, benchmark, path, seed)
+    settings = settings_of(spec, benchmark, path, seed)
+    if not of_suite and decoding_of(spec, seed) != ONE_ANSWER and all(s.decoding == ONE_ANSWER for s in settings):
+        raise RecipeError(
+            f"benchmark {spec.name}: its options are scored, so there are no samples to choose among. Have the answers "
+            "written (generate), or ask in mode cot."
+        )
+    return settings
+
+
+def asked_specs(recipe: Recipe) -> tuple[BenchmarkSpec, ...]:
+    """The benchmarks of a recipe: its own entries, then those of its suite whose files are there."""
+    if recipe.eval.suite is None:
+        return recipe.eval.benchmarks
+    present, _ = _present(recipe.eval.suite, recipe.vars.get("data"))
+    return (*recipe.eval.benchmarks, *present)
 
 
 def suite_settings(
-    suite: str, data: str | None, seed: int, limit: int | None = None
+    suite: str, data: str | None, seed: int, changes: Mapping[str, Any] | None = None
 ) -> tuple[list[Setting], list[str]]:
-    """The suite's settings whose files are there, and the names of the benchmarks that lack theirs."""
+    """The suite's settings whose files are there, and the names of the benchmarks that lack theirs.
+
+    `changes`: keys of BenchmarkSpec that every entry is asked with.
+    """
+    present, missing = _present(suite, data)
+    settings: list[Setting] = []
+    for spec in present:
+        # What says how a chain of thought begins, or how answers are drawn, is for the modes that can take it.
+        settings += file_settings(spec.model_copy(update=dict(changes or {})), data, seed, of_suite=True)
+    return settings, missing
+
+
+def _present(suite: str, data: str | None) -> tuple[list[BenchmarkSpec], list[str]]:
+    """Of a suite: the entries whose files are there, and the names of the others."""
     if suite not in SUITES:
         raise RecipeError(f"no suite '{suite}'; there are {', '.join(SUITES)}.")
     if data is None:
         raise RecipeError(f"suite {suite}: no files named. Give --data DIR.")
-    settings, missing = list[Setting](), list[str]()
-    for spec in SUITES[suite]:
-        benchmark, _ = open_benchmark(spec.name)
-        if not (Path(data) / benchmark.folder).exists():
-            missing.append(spec.name)
-            continue
-        chosen = spec.model_copy(update={"limit": limit}) if limit else spec
-        settings += file_settings(chosen, data, seed)
-    if not settings:
+    there = [(spec, (Path(data) / open_benchmark(spec.name)[0].folder).exists()) for spec in SUITES[suite]]
+    present, missing = [s for s, found in there if found], [s.name for s, found in there if not found]
+    if not present:
         raise RecipeError(f"suite {suite}: none of {', '.join(missing)} is in {data}.")
-    return settings, missing
+    return present, missing
 
 
 def as_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
     """A summary's entries without their per-task tables, for a terminal or --json."""
     kept = ("setting", "benchmark", "mode", "shots", "score", "interval", "items", "extraction_rate", "truncated")
-    doubts = ("shots_dropped", "missing", "averages", "readings", "warnings", "unread", "clean")
+    doubts = ("shots_dropped", "missing", "averages", "readings", "warnings", "unread", "clean", "samples")
     return [{k: entry[k] for k in (*kept, *doubts) if k in entry} for entry in summary.get("results", [])]

@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 from flantune.evals.benchmark import READINGS, Reading, TaskScore
+from flantune.evals.decoding import choose
 from flantune.evals.normalised import normalised_mean
-from flantune.evals.results import MISSING, Answered, Setting
+from flantune.evals.results import REFUSED, Answered, Setting, was_answered
 from flantune.evals.statistics import estimate_mean
 
 ENOUGH_READ = 0.9  # share of outputs with an answer below which a score comes with a warning
@@ -38,6 +39,7 @@ def summarise(settings: Sequence[Setting], rows: Sequence[Answered]) -> list[dic
             "reading": s.reading,
             **summarise_rows(by_setting[s.key]),
             **_readings(s, by_setting[s.key]),
+            **_samples(s, by_setting[s.key]),
         }
         for s in settings
     ]
@@ -45,7 +47,7 @@ def summarise(settings: Sequence[Setting], rows: Sequence[Answered]) -> list[dic
 
 def _readings(setting: Setting, rows: Sequence[Answered]) -> dict[str, Any]:
     """Named averages; for generated answers also how the score moves under the other extractors, and a warning."""
-    given = [row for row in rows if row.result.reason != MISSING]
+    given = [row for row in rows if was_answered(row)]
     averages = setting.benchmark.averages
     found: dict[str, Any] = {"averages": dict(averages(_task_scores(given))), "readings": {}, "warnings": []}
     told = [row for row in given if row.result.option_scores is None]
@@ -72,13 +74,50 @@ def _readings(setting: Setting, rows: Sequence[Answered]) -> dict[str, Any]:
     cut = sum(row.result.truncated for row in given)
     if cut:
         found["warnings"].append(f"{cut:,} prompts were longer than the model's input and were cut.")
+    refused = [row for row in rows if row.result.reason.startswith(REFUSED)]
+    if refused:
+        why = refused[0].result.reason[:SHOWN].rstrip(".")
+        found["warnings"].append(
+            f"{len(refused):,} items were {why}. They are in no figure: the score is over the others."
+        )
     return found
+
+
+def _samples(setting: Setting, rows: Sequence[Answered]) -> dict[str, Any]:
+    """Of several samples: how they were chosen among, how many could be read, how far they agree, one's own score."""
+    several = [(row, row.samples) for row in rows if row.samples is not None]
+    if not several:
+        return {}
+    answers = [answer for _, samples in several for answer in samples.answers]
+    agreements = [samples.agreement for _, samples in several if samples.agreement is not None]
+    by_task: dict[str, list[float]] = defaultdict(list)
+    for row, samples in several:
+        by_task[row.result.item.task] += [_score_of(setting, row, text) for text in samples.texts]
+    return {
+        "samples": {
+            "select": setting.decoding.select,
+            "number": setting.decoding.samples,
+            "drawn": len(answers),
+            "extraction_rate": sum(answer is not None for answer in answers) / len(answers),
+            "agreement": _mean(agreements),
+            "score_of_one": _mean([sum(own) / len(own) for own in by_task.values()]),
+        }
+    }
+
+
+def _score_of(setting: Setting, row: Answered, text: str) -> float:
+    extraction = setting.benchmark.extract(row.result.item, text, setting.reading)
+    return setting.benchmark.score(row.result.item, extraction) or 0.0
 
 
 def _read_again(setting: Setting, row: Answered, reading: Reading) -> Answered:
     if reading == setting.reading:
         return row
-    extraction = setting.benchmark.extract(row.result.item, row.result.output, reading)
+    if row.samples is not None and setting.decoding.select != "hints":  # which samples were drawn was the reading's
+        texts, values = row.samples.texts, row.samples.values
+        _, extraction, _ = choose(setting.decoding, setting.benchmark, row.result.item, texts, values, reading)
+    else:
+        extraction = setting.benchmark.extract(row.result.item, row.result.output, reading)
     score = setting.benchmark.score(row.result.item, extraction)
     return replace(row, result=replace(row.result, extracted=extraction.answer, rule=extraction.rule, score=score))
 
@@ -93,7 +132,7 @@ def _task_scores(rows: Sequence[Answered]) -> dict[str, TaskScore]:
 
 def summarise_rows(rows: Sequence[Answered]) -> dict[str, Any]:
     """The figures of one setting. Scores are None where no item was answered."""
-    given = [row for row in rows if row.result.reason != MISSING]
+    given = [row for row in rows if was_answered(row)]
     by_task: dict[str, list[Answered]] = defaultdict(list)
     for row in given:
         by_task[row.result.item.task].append(row)

@@ -18,6 +18,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flantune.evals import asked_specs
 from flantune.evals.own_text import own_texts
 from flantune.evals.results import Answered, Setting, read_items
 from flantune.evals.statistics import estimate_difference
@@ -247,15 +248,17 @@ def texts_of(settings: Sequence[Setting]) -> Texts:
 
 def settings_against(recipe: Recipe, data: Data, names: Sequence[str]) -> list[Setting]:
     """Settings of the named benchmarks: as the recipe asks them where it does, else with their own defaults."""
-    asked = {spec.name: spec for spec in recipe.eval.benchmarks}
+    asked = {spec.name: spec for spec in asked_specs(recipe)}
     settings: list[Setting] = []
     for name in dict.fromkeys(names):
         if name == HELD_OUT and name not in asked:
             chosen = BenchmarkSpec(name=name)
-            part = recipe.model_copy(update={"eval": recipe.eval.model_copy(update={"benchmarks": (chosen,)})})
+            only = recipe.eval.model_copy(update={"benchmarks": (chosen,), "suite": None})
+            part = recipe.model_copy(update={"eval": only})
             settings += run_settings(part, data)
         elif name in asked:
-            part = recipe.model_copy(update={"eval": recipe.eval.model_copy(update={"benchmarks": (asked[name],)})})
+            only = recipe.eval.model_copy(update={"benchmarks": (asked[name],), "suite": None})
+            part = recipe.model_copy(update={"eval": only})
             settings += run_settings(part, data)
         else:
             settings += file_settings(BenchmarkSpec(name=name), recipe.vars.get("data"), recipe.seed)
@@ -265,7 +268,7 @@ def settings_against(recipe: Recipe, data: Data, names: Sequence[str]) -> list[S
 def check_run(recipe: Recipe, folder: RunFolder, data: Data, progress: Progress = quiet) -> dict[str, Any] | None:
     """contamination.json of an evaluated run, made where it is not there already; None where not asked for."""
     spec = recipe.eval.contamination
-    if not spec.check or not recipe.eval.benchmarks:
+    if not spec.check or not asked_specs(recipe):
         return None
     items = {side: folder.evals / side / "items.parquet" for side in ("base", "tuned")}
     items = {side: path for side, path in items.items() if path.exists()}

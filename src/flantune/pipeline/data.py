@@ -25,7 +25,7 @@ from flantune.tasks.lengths import Side, text_lengths
 from flantune.templates import templates_for
 from flantune.tokens.boundaries import boundaries_of
 from flantune.tokens.build import Blocks, build_shards, read_card
-from flantune.tokens.card import DataCard
+from flantune.tokens.card import Asked, DataCard
 from flantune.tokens.compose import Composer
 from flantune.tokens.encode import EncodedBatch, encode_prompts
 from flantune.tokens.shards import INDEX
@@ -259,17 +259,28 @@ def build(recipe: Recipe, folder: RunFolder, progress: Progress = quiet, workers
             folder.shards,
             one_sided=one_sided,
             fingerprint=readied.fingerprint,
-            asked_shares=asked_shares(recipe, data),
+            asked=asked(recipe, data),
             on_progress=lambda rows, total, _: progress("build", rows, total),
         )
 
 
-def asked_shares(recipe: Recipe, data: Data) -> dict[str, float]:
-    """By task; plain text has its own, and the tasks what that leaves."""
-    shares, text = data.mixture.shares(), recipe.mixture.text
-    if text is None:
-        return shares
-    return {**{task: share * (1 - text.share) for task, share in shares.items()}, TEXT: text.share}
+def asked(recipe: Recipe, data: Data) -> Asked:
+    """What the recipe asked of the rows. Plain text has its share of the examples, and the tasks what that leaves; of
+    tokens the recipe asks for shares among the instructions, and for none of plain text."""
+    count, text, mixture = recipe.mixture.count, recipe.mixture.text, data.mixture
+    left = 1 - (text.share if text is not None else 0)
+    draws: dict[str, dict[str, float]] = {}
+    for leaf in mixture.leaves:
+        own = draws.setdefault(leaf.mixture, {})
+        own[leaf.task] = own.get(leaf.task, 0.0) + left * leaf.probability
+    of_examples = count in ("draws", "examples")
+    mixtures: dict[str, float | None] = {
+        name: share * (left if of_examples else 1) for name, share in mixture.asked_mixture_shares().items()
+    }
+    if text is not None:
+        draws[TEXT] = {TEXT: text.share}
+        mixtures[TEXT] = text.share if of_examples else None
+    return Asked(count=count, mixtures=mixtures, draws=draws)
 
 
 def block_source(

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flantune.errors import RecipeError, StateError
 from flantune.evals import (
     Setting,
     as_rows,
+    asked_specs,
     compare,
     compare_abilities,
     compare_groups,
     file_settings,
     run_evaluation,
     settings_of,
+    suite_settings,
     write_comparison,
 )
 from flantune.evals.collection import Tasks
 from flantune.inference import Engine
+from flantune.inference.answers import opened
+from flantune.inference.backends import Backend, Ours
 from flantune.models.family import family_of
 from flantune.models.load import how_to_ask, load_model, located
 from flantune.pipeline.data import Data, Progress, quiet
@@ -32,6 +37,9 @@ from flantune.recipe import BenchmarkSpec, EvalSpec, Recipe
 from flantune.tasks import ExampleStore
 from flantune.tokens.tokenizer import load_tokenizer
 from flantune.train.precision import best_device, choose_precision, on_best_device
+
+if TYPE_CHECKING:
+    from flantune.pipeline.parallel import Workers
 
 HELD_OUT = "held_out"
 
@@ -45,27 +53,35 @@ class Side:
 
 
 def evaluate_run(
-    recipe: Recipe, folder: RunFolder, data: Data, sides: Sequence[Side], progress: Progress = quiet
+    recipe: Recipe,
+    folder: RunFolder,
+    data: Data,
+    sides: Sequence[Side],
+    progress: Progress = quiet,
+    *,
+    store: Path | None = None,
+    workers: Workers | None = None,
 ) -> dict[str, Any]:
     """Every benchmark of the recipe on every side; with two sides, compare.json too; then the search for leaks.
 
-    Summaries by side.
+    `store`: the file of answers that runs share; none when not given. Summaries by side.
     """
-    if not recipe.eval.benchmarks:
+    if not asked_specs(recipe):
         return {}
     settings = run_settings(recipe, data)
+    missing = suite_settings(recipe.eval.suite, recipe.vars.get("data"), recipe.seed)[1] if recipe.eval.suite else []
     summaries = {}
     for side in sides:
-        engine, fingerprint = open_engine(
-            side.model, recipe.eval, recipe.tokens.example_lens[0], recipe.model.tokenizer.path
-        )
-        summaries[side.name] = run_evaluation(
-            engine,
-            settings,
-            folder.evals / side.name,
-            model=fingerprint,
-            on_progress=partial(progress, f"eval {side.name}"),
-        )
+        with _side_backend(recipe, side, workers) as backend, opened(store) as answers:
+            summaries[side.name] = run_evaluation(
+                backend,
+                settings,
+                folder.evals / side.name,
+                store=answers,
+                on_progress=partial(progress, f"eval {side.name}"),
+                suite=recipe.eval.suite,
+                not_asked=missing,
+            )
     if len(sides) == 2:
         first, second = (folder.evals / s.name / "items.parquet" for s in sides)
         groups, abilities = compare_groups(first, second), compare_abilities(first, second)
@@ -74,6 +90,18 @@ def evaluate_run(
 
     check_run(recipe, folder, data, progress)
     return summaries
+
+
+@contextmanager
+def _side_backend(recipe: Recipe, side: Side, workers: Workers | None) -> Iterator[Backend]:
+    inputs_len, tokenizer = recipe.tokens.example_lens[0], recipe.model.tokenizer.path
+    if workers is None:
+        yield open_backend(side.model, recipe.eval, inputs_len, tokenizer)
+        return
+    from flantune.pipeline.asking import Shared
+
+    with Shared(side.model, inputs_len, workers, recipe.eval, tokenizer) as shared:
+        yield shared
 
 
 def run_settings(recipe: Recipe, data: Data) -> list[Setting]:
@@ -86,6 +114,10 @@ def run_settings(recipe: Recipe, data: Data) -> list[Setting]:
             settings += task_settings(spec, data.store, reported_tasks(recipe, data.split.held_out), recipe.seed)
         else:
             settings += file_settings(spec, recipe.vars.get("data"), recipe.seed)
+    if recipe.eval.suite:
+        asked = {s.key for s in settings}
+        of_suite, _ = suite_settings(recipe.eval.suite, recipe.vars.get("data"), recipe.seed)
+        settings += [s for s in of_suite if s.key not in asked]  # the recipe's own entry goes before the suite's
     return settings
 
 
@@ -124,11 +156,8 @@ def task_settings(spec: BenchmarkSpec, store: ExampleStore, tasks: tuple[str, ..
     return settings_of(spec, benchmark, Path(), seed)
 
 
-def open_engine(model: str, spec: EvalSpec, inputs_len: int, tokenizer: str | None = None) -> tuple[Engine, str]:
-    """The model ready to be asked, and a fingerprint of its weights and tokenizer.
-
-    Prompts are cut at `spec.max_inputs` tokens, else at `inputs_len`.
-    """
+def open_backend(model: str, spec: EvalSpec, inputs_len: int, tokenizer: str | None = None) -> Ours:
+    """The model ready to be asked. Prompts are cut at `spec.max_inputs` tokens, else at `inputs_len`."""
     where = located(model)
     words = load_tokenizer(tokenizer or where)
     loaded = on_best_device(load_model(where, dropout=0.0, vocab_size=words.vocab_size))
@@ -141,21 +170,24 @@ def open_engine(model: str, spec: EvalSpec, inputs_len: int, tokenizer: str | No
         batch_tokens=spec.batch_tokens,
         prompt_eos=asking.prompt_eos,
         precision=choose_precision(spec.precision, best_device()),
+        trained_inputs=asking.inputs_len,
     )
-    return engine, model_fingerprint(where, words.fingerprint)
+    revision = getattr(loaded.config, "_commit_hash", None)
+    return Ours(engine, model_fingerprint(where, words.fingerprint, revision))
 
 
-def model_fingerprint(model: str, tokenizer: str) -> str:
-    """Of the weights' bytes for a local folder; a hub id stands for itself."""
+def model_fingerprint(model: str, tokenizer: str, revision: str | None = None) -> str:
+    """Of the bytes of a local folder's weights and configuration; a hub id stands for itself, at its revision."""
     digest = hashlib.blake2b(tokenizer.encode(), digest_size=8)
     folder = Path(model)
     if not folder.is_dir():
-        digest.update(model.encode())
+        digest.update(f"{model}@{revision}".encode())
         return digest.hexdigest()
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise StateError(f"{folder}: holds no *.safetensors weights.")
-    for path in weights:
+    settings = [folder / name for name in ("config.json", "generation_config.json")]
+    for path in [*weights, *(p for p in settings if p.exists())]:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "blake2b").digest())
     return digest.hexdigest()
@@ -176,6 +208,6 @@ __all__ = [
     "comparison_rows",
     "evaluate_run",
     "file_settings",
-    "open_engine",
+    "open_backend",
     "run_settings",
 ]

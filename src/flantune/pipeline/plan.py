@@ -104,6 +104,13 @@ class OnHardware:
     share: float  # of the peak
     share_from: str  # "assumed", "given" or "measured"
     hours: float  # arithmetic: what the operations take on so many devices, whether or not it can be run so
+    places_per_second: float  # of finetuning, over all devices
+    filled: float | None  # share of the places that hold a token; None before the data is built
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Useful ones: padding is none."""
+        return None if self.filled is None else self.filled * self.places_per_second
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -119,6 +126,8 @@ class OnHardware:
             "peak_share_from": self.share_from,
             "hours": self.hours,
             "device_hours": self.hours * self.count,
+            "places_per_second": self.places_per_second,
+            "tokens_per_second": self.tokens_per_second,
             "source": self.device.source,
         }
 
@@ -213,7 +222,7 @@ def make_plan(
     asked = [parse_hardware(text) for text in hardware or DEFAULT_HARDWARE]
     if measure and all(a.device.name != HERE for a in asked):
         asked.append(parse_hardware(HERE))
-    places = tuple(_place(job, shape, row, flops, before, a, share, measured) for a in asked)
+    places = tuple(_place(job, shape, row, flops, before, a, share, measured, filled_of(card)) for a in asked)
     return Plan(
         job=job,
         shape=shape,
@@ -282,6 +291,7 @@ def _place(
     asked: Asked,
     share: float | None,
     done: Measured | None,
+    filled: float | None,
 ) -> OnHardware:
     """On the count asked for, or on the fewest that hold it; with as many rows at a time as fit."""
     device = asked.device
@@ -298,7 +308,7 @@ def _place(
         if not flaw:
             break
     reached, origin = _share_of(shape, device, precision, share, done)
-    work = flops
+    work, rows_done = flops, job.train.steps * job.train.batch_rows
     if checkpointed:
         adapter = job.model.adapter
         trained = None if adapter is None else sum(a * b for _, (a, b) in adapter_parameters(shape, adapter))
@@ -313,7 +323,17 @@ def _place(
         share=reached,
         share_from=origin,
         hours=(work + before) / (count * device.peak(precision) * reached) / 3600,
+        places_per_second=rows_done * row.slots / (work / (count * device.peak(precision) * reached)),
+        filled=filled,
     )
+
+
+def filled_of(card: DataCard | None) -> float | None:
+    """Share of the rows' places that hold a token, from the data card."""
+    if card is None or not card.rows:
+        return None
+    total = card.total()
+    return (total.input_tokens + total.target_tokens) / (card.rows * (card.inputs_len + card.targets_len))
 
 
 def _most_rows(
@@ -415,6 +435,9 @@ def plan_text(plan: Plan) -> str:
     lines += ["", *_table(plan.places), ""]
     lines.append("GB on each device. Weights, gradients and optimizer state are exact and shared out over the devices;")
     lines.append("activations are counted from what layers keep; hours are extrapolated from the share of the peak.")
+    known = any(place.filled is not None for place in plan.places)
+    done = "useful tokens" if known else "places of the rows, padding included,"
+    lines.append(f"Per second: {done} over all devices, extrapolated as the hours are.")
     if plan.measured is not None:
         lines.append(
             f"measured here: {plan.measured.steps} steps of {plan.measured.rows} rows in {plan.measured.precision}, "
@@ -432,14 +455,14 @@ def _trained(plan: Plan) -> str:
 def _table(places: Sequence[OnHardware]) -> list[str]:
     parts = ("weights", "copies", "grads", "optim.", "activ.", "logits", "total", "of")
     heads = f"{'hardware':<10} {'n':>5} {'rows':>5} {'ckpt':>5} " + "".join(f"{p:>8}" for p in parts)
-    lines = [f"{heads}{'hours':>10}  share of peak"]
+    lines = [f"{heads}{'hours':>10}{'per s':>9}  share of peak"]
     for place in places:
         figures = "".join(f"{value / 1e9:>8.2f}" for value in (*place.memory.to_json().values(), place.device.memory))
         hours = f"{place.hours:.2g}" if place.hours < 1 else f"{place.hours:,.{1 if place.hours < 100 else 0}f}"
         checkpointed = "yes" if place.checkpointed else "no"
         lines.append(
             f"{place.device.name:<10} {place.count:>5} {place.micro_rows:>5} {checkpointed:>5} {figures}{hours:>10}"
-            f"  {place.share:.0%} {place.share_from}"
+            f"{place.tokens_per_second or place.places_per_second:>9,.0f}  {place.share:.0%} {place.share_from}"
         )
         if place.flaw:
             lines.append(f"{'':<10} cannot be run so: {place.flaw}")

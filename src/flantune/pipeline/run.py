@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flantune.errors import RecipeError
+from flantune.inference.answers import default_path
 from flantune.pipeline.data import Progress, build, open_data, quiet
 from flantune.pipeline.evaluation import Side, as_rows, comparison_rows, evaluate_run
 from flantune.pipeline.folder import open_run
@@ -54,7 +55,8 @@ def run(recipe: Recipe, *, fresh: bool = False, progress: Progress = quiet) -> R
     build(recipe, folder, progress)
     finetune(recipe, folder, progress)
     sides = [Side("base", base_model(recipe, folder, progress)), Side("tuned", str(folder.model))]
-    summaries = evaluate_run(recipe, folder, open_data(recipe, folder, progress), sides, progress)
+    data = open_data(recipe, folder, progress)
+    summaries = evaluate_run(recipe, folder, data, sides, progress, store=default_path())
     from flantune.reports import write_report
 
     write_report(folder.root, folder.report)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from flantune.errors import RecipeError, StateError
-from flantune.evals import Setting, run_evaluation
+from flantune.evals import Setting, asked_specs, run_evaluation
 from flantune.models.family import Family
 from flantune.pipeline.data import Data, Progress
-from flantune.pipeline.evaluation import HELD_OUT, file_settings, open_engine, selection_tasks, task_settings
+from flantune.pipeline.evaluation import HELD_OUT, file_settings, open_backend, selection_tasks, task_settings
 from flantune.pipeline.folder import RunFolder
 from flantune.recipe import BenchmarkSpec, Recipe
 from flantune.tokens.collate import PackedBatch
@@ -41,7 +41,7 @@ def selection_settings(recipe: Recipe, data: Data) -> list[Setting]:
         settings += file_settings(limited, recipe.vars.get("data"), recipe.seed)
     reported = {
         (s.benchmark.name, s.split or s.benchmark.default_split)
-        for b in recipe.eval.benchmarks
+        for b in asked_specs(recipe)
         if b.name != HELD_OUT
         for s in file_settings(b, recipe.vars.get("data"), recipe.seed)
     }
@@ -112,13 +112,11 @@ def _score_measure(
     def ask(checkpoint: Checkpoint) -> dict[str, float]:
         own = folder.root / FOLDER / f"step-{checkpoint.step}"
         export(checkpoint, own / "model")
-        engine, fingerprint = open_engine(
+        backend = open_backend(
             str(own / "model"), recipe.eval, recipe.tokens.example_lens[0], recipe.model.tokenizer.path
         )
         stage = f"measure step {checkpoint.step}"
-        summary = run_evaluation(
-            engine, settings, own, model=fingerprint, on_progress=lambda done, of: progress(stage, done, of)
-        )
+        summary = run_evaluation(backend, settings, own, on_progress=lambda done, of: progress(stage, done, of))
         shutil.rmtree(own / "model")
         missing = [e["setting"] for e in summary["results"] if e["score"] is None]
         if missing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -23,7 +24,7 @@ from flantune.models.adapt import (
 )
 from flantune.models.check import require_packing
 from flantune.models.family import Family, family_of
-from flantune.models.load import Asking, load_model, located, save_model, scratch_model
+from flantune.models.load import Asking, load_model, located, save_model, scratch_model, without_weights
 from flantune.pipeline.data import Data, Progress, is_one_sided, open_data, open_tokenizer, quiet, reopen, text_source
 from flantune.pipeline.folder import RunFolder
 from flantune.pipeline.selection import attended_lengths, open_selection
@@ -61,19 +62,21 @@ def base_model(recipe: Recipe, folder: RunFolder, progress: Progress = quiet, ra
     family = recipe.model.family
 
     def begun() -> PreTrainedModel:
+        hollow = not ranks.main
         if not from_scratch:
-            return load_model(recipe.model.init, dropout=0.0, vocab_size=tokenizer.vocab_size)
-        return scratch_model(
-            "t5" if family == "auto" else family,
-            recipe.model.size,
-            vocab_size=tokenizer.vocab_size,
-            eos_id=tokenizer.eos_id,
-            pad_id=tokenizer.pad_id,
-            dropout=0.0,  # a pass over ever new text needs none; finetuning sets the recipe's
-            seed=recipe.seed,
-        )
+            return load_model(recipe.model.init, dropout=0.0, vocab_size=tokenizer.vocab_size, hollow=hollow)
+        with without_weights() if hollow else nullcontext():
+            return scratch_model(
+                "t5" if family == "auto" else family,
+                recipe.model.size,
+                vocab_size=tokenizer.vocab_size,
+                eos_id=tokenizer.eos_id,
+                pad_id=tokenizer.pad_id,
+                dropout=0.0,  # a pass over ever new text needs none; finetuning sets the recipe's
+                seed=recipe.seed,
+            )
 
-    model = begun()
+    model = ranks.together(begun)
     if recipe.pretrain is not None:
         lengths = pretrain_lengths(recipe.pretrain, recipe.tokens, is_one_sided(recipe))
         ranks.first(lambda: _build_text(recipe, folder, data, tokenizer, lengths, progress))  # type: ignore[arg-type]
@@ -81,7 +84,7 @@ def base_model(recipe: Recipe, folder: RunFolder, progress: Progress = quiet, ra
         run = _Run(recipe.pretrain, lengths, folder.pretrain, recipe, "pretrain", progress, ranks)
         report = _train(model, shards, run)
         if ranks.size > 1:  # what was trained lies in shards; rank 0 puts a whole one together
-            model = begun()
+            model = ranks.together(begun)
             ranks.first(lambda: load_weights(_chosen(folder.pretrain, report), model))
     ranks.first(lambda: save_model(model, tokenizer.hf, folder.base))
     return str(folder.base)
@@ -163,7 +166,7 @@ def finetune(recipe: Recipe, folder: RunFolder, progress: Progress = quiet, rank
         load_weights(checkpoint, whole)
         _save(recipe, whole, tokenizer, start, to)
 
-    model = _started(recipe, start, tokenizer)
+    model = ranks.together(lambda: _started(recipe, start, tokenizer, hollow=not ranks.main))
     run = _Run(recipe.train, recipe.tokens, folder.root, recipe, "train", progress, ranks)
     selection = _selection(recipe, folder, tokenizer, model, export, progress)
     report = _train(model, ShardReader(folder.shards), run, selection)
@@ -179,13 +182,16 @@ def finetune(recipe: Recipe, folder: RunFolder, progress: Progress = quiet, rank
     return asdict(report)
 
 
-def _started(recipe: Recipe, start: str, tokenizer: Tokenizer) -> PreTrainedModel:
-    """The model as training finds it, on the CPU (in four bits: on the GPU): whole, or frozen with new adapters."""
+def _started(recipe: Recipe, start: str, tokenizer: Tokenizer, hollow: bool = False) -> PreTrainedModel:
+    """The model as training finds it, on the CPU (in four bits: on the GPU): whole, or frozen with new adapters. On a
+    rank that is sent its part of the weights, `hollow`."""
     adapter = recipe.model.adapter
     if adapter is not None:
         check_precision(adapter, choose_precision(recipe.train.precision, best_device()))
     how = quantised(adapter) if adapter is not None else {}
-    model = load_model(start, dropout=recipe.model.dropout, vocab_size=tokenizer.vocab_size, how=how)
+    model = load_model(
+        start, dropout=recipe.model.dropout, vocab_size=tokenizer.vocab_size, how=how, hollow=hollow and not how
+    )
     return model if adapter is None else add_adapter(model, adapter, recipe.seed)
 
 
@@ -275,13 +281,14 @@ def live_note(metrics: Metrics) -> str:
 def speed_of(model: PreTrainedModel, rows: Sequence[Packed], precision: Precision, ranks: int) -> Speed | None:
     """None on hardware whose peak is not known by its name."""
     peak = known_peak(precision)
-    if peak is None or has_adapter(model):
+    if peak is None:
         return None
     shape, lengths = shape_of(model), attended_lengths(rows)
+    adapters = sum(p.numel() for p in model.parameters() if p.requires_grad) if has_adapter(model) else None
 
     def flops(inputs: int, targets: int) -> float:
         tokens = Tokens(inputs_len=inputs, targets_len=targets, example_inputs=lengths[0], example_targets=lengths[1])
-        return row_flops(shape, tokens)
+        return row_flops(shape, tokens, adapters)
 
     return Speed(input_token=flops(1, 0), target_token=flops(0, 1), peak=peak * ranks)
 

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 
 from flantune.reports.run_files import Record, RunFiles
+from flantune.reports.tables import COUNTED
 
 BASE, TUNED = "#6b6b6b", "#0b5fa5"
 _MOST_BARS = 40
@@ -28,8 +29,8 @@ def script() -> str:
     return source
 
 
-def shares(parts: Mapping[str, Record], name: str) -> str:
-    """Share asked against share got, the largest parts."""
+def shares(parts: Mapping[str, Record], name: str, counts: str = "draws") -> str:
+    """Share asked against share got, the largest parts; of what the recipe's weights count."""
     largest = sorted(parts, key=lambda part: (-parts[part]["examples"], part))[:_MOST_BARS][::-1]
     figure = go.Figure()
     for series, key, hatch, colour in (("got", "got", "", TUNED), ("asked", "asked", "/", BASE)):
@@ -41,7 +42,8 @@ def shares(parts: Mapping[str, Record], name: str) -> str:
             orientation="h",
             marker={"color": colour, "pattern": {"shape": hatch, "fgcolor": "white"}},
         )
-    figure.update_layout(barmode="group", xaxis_title="share of the examples, %", height=120 + 34 * len(largest))
+    counted = f"share of the {COUNTED.get(counts, counts)}, %"
+    figure.update_layout(barmode="group", xaxis_title=counted, height=120 + 34 * len(largest))
     return _html(figure, name)
 
 

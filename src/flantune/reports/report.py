@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from flantune.errors import StateError
-from flantune.reports import figures, tables
+from flantune.reports import evaluation, figures, tables
 from flantune.reports.outputs import VERDICTS, pick_outputs
 from flantune.reports.run_files import Record, RunFiles, read_run
 
@@ -85,6 +85,14 @@ def _evaluation(run: RunFiles) -> dict[str, Any]:
         "held_out": tables.before_after(run, held_out) if held_out else None,
         "benchmarks": tables.before_after(run, others) if others else None,
         "readings": tables.readings(run, settings) if settings else None,
+        "averages": evaluation.averages(run, settings),
+        "three_readings": evaluation.three_readings(run, settings),
+        "several": evaluation.samples(run, settings),
+        "groups": evaluation.groups(run),
+        "abilities": evaluation.abilities(run),
+        "warnings": evaluation.warnings(run, settings),
+        "unread": evaluation.unread(run, settings),
+        "suites": evaluation.suites(run),
         "leakage": tables.leakage(run),
         "leaked_items": tables.leaked_items(run),
         "low_extraction": _low_extraction(run, settings),
@@ -106,13 +114,14 @@ def _task_figure(run: RunFiles, setting: str, number: int) -> Markup | None:
 
 def _data(run: RunFiles) -> dict[str, Any]:
     card = run.card
+    counts = card.get("count", "draws") if card is not None else "draws"
     return {
         "card": None if card is None else tables.data_facts(card),
-        "mixtures": None if card is None else tables.composition(card["mixtures"], "mixture"),
-        "task_shares": None if card is None else tables.composition(card["tasks"], "task"),
+        "mixtures": None if card is None else tables.composition(card["mixtures"], "mixture", counts),
+        "task_shares": None if card is None else tables.composition(card["tasks"], "task", counts),
         "formats": None if card is None or not card["formats"] else tables.counts(card["formats"], "format"),
         "num_templates": None if card is None else len(card["templates"]),
-        "shares_figure": None if card is None else _figure(figures.shares(card["mixtures"], "figure-shares")),
+        "shares_figure": None if card is None else _figure(figures.shares(card["mixtures"], "figure-shares", counts)),
         "lengths_figure": None if card is None else _figure(figures.lengths(card, "figure-lengths")),
         "reading": None if run.store is None else tables.reading_facts(run.store),
         "rejected": tables.rejected_rows(run.rejected) if run.rejected else None,

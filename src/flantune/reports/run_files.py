@@ -33,6 +33,9 @@ class RunFiles:
     summaries: Mapping[str, Mapping[str, Record]]  # side -> setting -> entry; only sides that were evaluated
     items: Mapping[str, Path]  # side -> items.parquet
     comparison: tuple[Record, ...] | None  # tuned - base, whole settings and their tasks
+    groups: tuple[Record, ...]  # tuned - base, named groups of tasks
+    abilities: tuple[Record, ...]  # tuned - base, by what benchmarks tell of a model
+    suites: Mapping[str, Record]  # side -> the suite it was asked
     contamination: Record | None  # evaluation items found among the training rows, and scores without them
 
 
@@ -49,12 +52,14 @@ def read_run(root: Path, num_rejected: int = 12) -> RunFiles:
     if not isinstance(document, dict):
         raise StateError(f"{recipe}: expected a mapping of keys, got {shorten(document)}.")
     versions = document.pop("versions", None) or {}
-    summaries, items = {}, {}
+    summaries, items, suites = {}, {}, {}
     for side in SIDES:
         folder = root / "evals" / side
         summary = _json(folder / "summary.json")
         if summary is not None:
             summaries[side] = {entry["setting"]: entry for entry in summary["results"]}
+            if summary.get("suite"):
+                suites[side] = summary["suite"]
         if (folder / "items.parquet").is_file():
             items[side] = folder / "items.parquet"
     compared = _json(root / "compare.json")
@@ -74,6 +79,9 @@ def read_run(root: Path, num_rejected: int = 12) -> RunFiles:
         summaries=summaries,
         items=items,
         comparison=None if compared is None else tuple(compared["rows"]),
+        groups=tuple((compared or {}).get("groups", ())),
+        abilities=tuple((compared or {}).get("abilities", ())),
+        suites=suites,
         contamination=_json(root / "evals" / "contamination.json"),
     )
 

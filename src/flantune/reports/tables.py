@@ -279,8 +279,19 @@ def tasks_before_after(run: RunFiles, setting: str) -> Table:
     )
 
 
-def composition(parts: Mapping[str, Record], first: str) -> Table:
-    """Parts of the training data: by mixture or by task, the largest first."""
+COUNTED = {
+    "draws": "examples",
+    "examples": "examples",
+    "input_tokens": "input tokens",
+    "target_tokens": "target tokens",
+}  # what a mixture's weights count -> what its shares are of
+
+
+def composition(parts: Mapping[str, Record], first: str, counts: str = "draws") -> Table:
+    """Parts of the training data: by mixture or by task, the largest first. `counts` is what the recipe's weights
+    count; where that is not draws, the share of the draws stands beside what was asked."""
+    counted = COUNTED.get(counts, counts)
+    also_drawn = counts != "draws"
     rows = []
     for name, part in sorted(parts.items(), key=lambda item: (-item[1]["examples"], item[0])):
         rows.append(
@@ -289,6 +300,7 @@ def composition(parts: Mapping[str, Record], first: str) -> Table:
                 count(part["examples"]),
                 percent(part.get("asked"), 2),
                 percent(part.get("got"), 2),
+                *((percent(part.get("drawn"), 2),) if also_drawn else ()),
                 count(part["input_tokens"]),
                 count(part["target_tokens"]),
                 percent(part.get("target_token_share"), 2),
@@ -301,8 +313,9 @@ def composition(parts: Mapping[str, Record], first: str) -> Table:
         columns=(
             first,
             "examples",
-            "share asked, %",
-            "share got, %",
+            f"share of {counted} asked, %",
+            f"share of {counted} got, %",
+            *(("share of draws, %",) if also_drawn else ()),
             "input tokens",
             "target tokens",
             "share of target tokens, %",
