@@ -21,6 +21,8 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
     T5ForConditionalGeneration,
+    T5GemmaConfig,
+    T5GemmaForConditionalGeneration,
 )
 
 from flantune.errors import ModelError
@@ -28,6 +30,7 @@ from flantune.inference import Engine, GenerateRequest, Sampling, ScoreRequest
 from flantune.inference.engine import FamilyName
 from flantune.inference.requests import GREEDY
 from flantune.inference.sampling import Draw, uniforms
+from flantune.models.encdec import start_id
 from flantune.tokens.tokenizer import Tokenizer
 
 HEAD = "Answer the question. " + "The ferry left at nine and the kiln was cold. Question: how many jars? 24.\n\n" * 3
@@ -71,6 +74,10 @@ def engines(tokenizer: Tokenizer, t5: T5ForConditionalGeneration, llama: LlamaFo
     def make(name: str) -> tuple[Any, FamilyName, bool]:
         if name == "t5":
             return t5, "encoder-decoder", True
+        if name == "t5gemma, windows and caps":
+            stack = SHAPE | ids | windowed | {"bos_token_id": 2, "query_pre_attn_scalar": 8}
+            config = T5GemmaConfig(encoder=stack, decoder=stack, tie_word_embeddings=False, **ids)
+            return spread(T5GemmaForConditionalGeneration(config)), "encoder-decoder", True
         if name == "llama":
             return llama, "causal", False
         if name == "llama prefix":
@@ -80,8 +87,8 @@ def engines(tokenizer: Tokenizer, t5: T5ForConditionalGeneration, llama: LlamaFo
         if name == "mistral, a window":
             return spread(MistralForCausalLM(MistralConfig(**SHAPE, **ids, **windowed))), "causal", False
         if name == "gemma2, windows and caps":
-            config = Gemma2Config(**SHAPE, **ids, **windowed, attn_logit_softcapping=5.0, final_logit_softcapping=8.0)
-            return spread(Gemma2ForCausalLM(config)), "causal", False
+            capped = Gemma2Config(**SHAPE, **ids, **windowed, attn_logit_softcapping=5.0, final_logit_softcapping=8.0)
+            return spread(Gemma2ForCausalLM(capped)), "causal", False
         if name == "gemma3, windows":
             return spread(Gemma3ForCausalLM(Gemma3TextConfig(**SHAPE, **ids, **windowed))), "causal", False
         raise AssertionError(name)
@@ -98,6 +105,7 @@ def engines(tokenizer: Tokenizer, t5: T5ForConditionalGeneration, llama: LlamaFo
 
 NAMES = (
     "t5",
+    "t5gemma, windows and caps",
     "llama",
     "llama prefix",
     "qwen3",
@@ -120,7 +128,7 @@ def next_logits(engine: Engine, prompt: list[int], told: Sequence[int]) -> torch
     """Of the token after each of prompt's last and `told`: (1 + len(told), tokenizer's vocabulary)."""
     with torch.inference_mode():
         if engine.family == "encoder-decoder":
-            start = torch.tensor([[0, *told]])
+            start = torch.tensor([[start_id(engine.model), *told]])
             logits = engine.model(input_ids=torch.tensor([prompt]), decoder_input_ids=start, use_cache=False).logits[0]
         else:
             ids = torch.tensor([[*prompt, *told]])

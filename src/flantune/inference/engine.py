@@ -20,6 +20,7 @@ from flantune.inference.encoded import score_encoded
 from flantune.inference.memory import Budget, automatic_budget, tokens_that_fit
 from flantune.inference.requests import Generated, GenerateRequest, Scored, ScoreRequest
 from flantune.inference.scoring import score_in_tree
+from flantune.inference.stock import StockWriter, is_t5s, score_stock
 from flantune.inference.stops import StopStrings, cut_at
 from flantune.inference.writers import CausalWriter, EncodedWriter, Writer
 from flantune.inference.writing import Ending, Writing
@@ -127,7 +128,7 @@ class Engine:
 
     def _writer(self, prompts: Sequence[Tokens], counts: Sequence[int]) -> Writer:
         if self.family == "encoder-decoder":
-            return EncodedWriter(self.model, prompts, counts)
+            return (EncodedWriter if is_t5s(self.model) else StockWriter)(self.model, prompts, counts)
         return CausalWriter(self.model, prompts, counts, self.budget, both_ways=self.family == "prefix")
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Scored]:
@@ -140,6 +141,8 @@ class Engine:
 
     def _scores(self, prompts: list[Tokens], options: list[list[Tokens]]) -> Iterator[tuple[int, tuple[float, ...]]]:
         if self.family == "encoder-decoder":
+            if not is_t5s(self.model):
+                return score_stock(self.model, prompts, options)
             return score_encoded(self.model, prompts, options, self.budget)
         return score_in_tree(self.model, prompts, options, self.budget, both_ways=self.family == "prefix")
 

@@ -67,7 +67,7 @@ def free_memory(device: torch.device) -> int:
 
 def bytes_per_token(model: Any) -> int:
     """Of activations while a token is read, generously: hidden states, the feed-forward layer, its keys and values."""
-    config = model.config
+    config = getattr(model.config, "decoder", model.config)  # T5Gemma's stacks have their own
     hidden = _first(config, "hidden_size", "d_model")
     inner = _first(config, "intermediate_size", "d_ff")
     return 4 * (16 * hidden + 4 * inner) + cache_bytes(model)
@@ -75,7 +75,7 @@ def bytes_per_token(model: Any) -> int:
 
 def cache_bytes(model: Any, bytes_each: int = 4) -> int:
     """Of one token's keys and values in all decoder layers."""
-    config = model.config
+    config = getattr(model.config, "decoder", model.config)  # T5Gemma's stacks have their own
     layers = _first(config, "num_decoder_layers", "num_hidden_layers", "num_layers")
     heads = _first(config, "num_attention_heads", "num_heads")
     groups = getattr(config, "num_key_value_heads", None) or heads
