@@ -8,6 +8,7 @@ from typing import Any
 
 from flantune.inference.backends import Capabilities, ChatTemplate, Prices, Refused
 from flantune.inference.requests import Generated, GenerateRequest, Scored, ScoreRequest
+from flantune.inference.stops import cut_at
 
 Say = Callable[[str, int], str]  # prompt and sample to text
 
@@ -56,7 +57,7 @@ class Mock:
             request = requests[index]
             self._answering(request)
             texts = tuple(self._say(request.prompt, s) for s in range(request.samples))
-            cut = tuple(first_part(text, request.stop) for text in texts)
+            cut = tuple(cut_at(text, request.stop) for text in texts)
             new = sum(self.num_tokens(text) for text in cut)
             yield Generated(index, cut, not self.fits(request.prompt), self.num_tokens(request.prompt), new)
 
@@ -70,8 +71,3 @@ class Mock:
         if self._on_answer:
             self._on_answer(request)
         self.asked.append(request)
-
-
-def first_part(text: str, stop: Sequence[str]) -> str:
-    """The text before the first of the stop strings."""
-    return text[: min((p for s in stop if s and (p := text.find(s)) >= 0), default=len(text))]

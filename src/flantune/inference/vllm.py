@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from flantune.errors import ModelError, RecipeError
 from flantune.inference.backends import Capabilities, ChatTemplate, Local, Prices, Refused
-from flantune.inference.engine import Engine, cut_at
+from flantune.inference.engine import Engine
 from flantune.inference.requests import Generated, GenerateRequest, Scored, ScoreRequest
+from flantune.inference.stops import cut_at
 from flantune.types import Tokens
 
 if TYPE_CHECKING:
