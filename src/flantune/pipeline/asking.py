@@ -11,16 +11,16 @@ import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from multiprocessing import connection, get_context
+from multiprocessing import connection
 from typing import Any, Protocol
 
 from flantune.errors import StateError
 from flantune.inference.answers import Request
 from flantune.inference.backends import Capabilities, ChatTemplate, Local, Prices, Refused
 from flantune.inference.requests import Generated, GenerateRequest, Scored, ScoreRequest
+from flantune.pipeline.crew import PipeCrew
 from flantune.pipeline.parallel import MAX_LOSSES, Failure, Workers, _processors
 from flantune.recipe import EvalSpec
 
@@ -230,52 +230,15 @@ def _devices() -> list[str]:
 # Workers on this machine ---------------------------------------------------------------------------------------------
 
 
-class LocalCrew:
-    """Processes started anew; with CUDA devices each is given one, in turn."""
+class LocalCrew(PipeCrew):
+    """With CUDA devices each process is given one, in turn."""
 
     def __init__(self, job: AskingJob, devices: Sequence[str] = ()) -> None:
-        self._job, self._devices = job, devices
-        self._context = get_context("spawn")
-        self._workers: dict[int, tuple[Any, connection.Connection]] = {}
-        self._hired = 0
-
-    def hire(self) -> int:
-        ours, theirs = self._context.Pipe()
-        device = self._devices[self._hired % len(self._devices)] if self._devices else None
-        process = self._context.Process(target=_work, args=(theirs, self._job, device), daemon=True)
-        process.start()
-        theirs.close()  # so that the end of the process is the end of the pipe
-        self._hired += 1
-        self._workers[self._hired] = process, ours
-        return self._hired
-
-    def send(self, worker: int, requests: tuple[Request, ...]) -> None:
-        with suppress(OSError):  # it is gone; `heard` will say so
-            self._workers[worker][1].send(requests)
+        super().__init__(_work, lambda n: (job, devices[n % len(devices)] if devices else None))
 
     def heard(self) -> list[Heard]:
-        waiting = set(connection.wait([pipe for _, pipe in self._workers.values()]))
-        return [self._of(worker, pipe) for worker, (_, pipe) in list(self._workers.items()) if pipe in waiting]
-
-    def _of(self, worker: int, pipe: connection.Connection) -> Heard:
-        try:
-            kind, what = pipe.recv()
-        except (EOFError, OSError):
-            self._workers.pop(worker)[0].join()
-            return Heard("lost", worker)
-        return heard_from(worker, kind, what)
-
-    @property
-    def processes(self) -> dict[int, int]:
-        return {worker: int(process.pid) for worker, (process, _) in self._workers.items()}
-
-    def close(self) -> None:
-        for process, pipe in self._workers.values():
-            pipe.close()
-            process.terminate()
-        for process, _ in self._workers.values():
-            process.join()
-        self._workers.clear()
+        said = self.received()
+        return [Heard("lost", worker) if what is None else heard_from(worker, *what) for worker, what in said]
 
 
 def heard_from(worker: int, kind: str, what: Any) -> Heard:

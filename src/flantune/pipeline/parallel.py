@@ -15,14 +15,14 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import connection, get_context
+from multiprocessing import connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import flantune
 from flantune.errors import FlantuneError, RecipeError, StateError
+from flantune.pipeline.crew import PipeCrew
 from flantune.recipe import Recipe
 from flantune.tokens.block import PackedBlock, pack_block
 
@@ -291,52 +291,13 @@ def one_thread() -> None:
 # Workers on this machine ---------------------------------------------------------------------------------------------
 
 
-class LocalCrew:
-    """Processes of this machine, started anew (not forked): nothing of the build's memory is in them."""
-
+class LocalCrew(PipeCrew):
     def __init__(self, job: Job) -> None:
-        self._job = job
-        self._context = get_context("spawn")
-        self._workers: dict[int, tuple[Any, connection.Connection]] = {}  # process, and our end of its pipe
-        self._hired = 0
-
-    def hire(self) -> int:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs, self._job), daemon=True)
-        process.start()
-        theirs.close()  # so that the end of the process is the end of the pipe
-        self._hired += 1
-        self._workers[self._hired] = process, ours
-        return self._hired
-
-    def send(self, worker: int, block: int) -> None:
-        with suppress(OSError):  # it is gone; `events` will say so
-            self._workers[worker][1].send(block)
+        super().__init__(_work, lambda _: (job,))
 
     def events(self) -> list[Event]:
-        waiting = set(connection.wait([pipe for _, pipe in self._workers.values()]))
-        return [self._heard(worker, pipe) for worker, (_, pipe) in list(self._workers.items()) if pipe in waiting]
-
-    def _heard(self, worker: int, pipe: connection.Connection) -> Event:
-        try:
-            block, made = pipe.recv()
-        except (EOFError, OSError):
-            self._workers.pop(worker)[0].join()
-            return Event("lost", worker)
-        return event_of(worker, block, made)
-
-    @property
-    def processes(self) -> dict[int, int]:
-        """Process ids by worker."""
-        return {worker: int(process.pid) for worker, (process, _) in self._workers.items()}
-
-    def close(self) -> None:
-        for process, pipe in self._workers.values():
-            pipe.close()
-            process.terminate()
-        for process, _ in self._workers.values():
-            process.join()
-        self._workers.clear()
+        heard = self.received()
+        return [Event("lost", worker) if what is None else event_of(worker, *what) for worker, what in heard]
 
 
 def event_of(worker: int, block: int | None, made: PackedBlock | Failure | None) -> Event:
