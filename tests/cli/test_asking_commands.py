@@ -28,7 +28,7 @@ def last_object(text: str) -> Any:
 
 def test_a_dry_run_shows_what_would_be_asked_and_its_answers_are_reused(tmp_path: Path):
     text = run(*ASK, "-b", "gsm8k", "--mode", "cot", "-o", tmp_path / "a")
-    assert "gsm8k/cot/1-shot" in text and "asked 2 times" in text and "0 answers found from before" in text
+    assert "gsm8k/cot/1-shot" in text and "asked 2 times" in text and "0 found from before" in text
     assert "asked 0 times" in run(*ASK, "-b", "gsm8k", "--mode", "cot", "-o", tmp_path / "b")
     assert "asked 2 times" in run(*ASK, "-b", "gsm8k", "--mode", "cot", "-o", tmp_path / "c", "--no-reuse")
     assert "asked 2 times" in run(*ASK, "-b", "gsm8k", "--mode", "cot", "-o", tmp_path / "a")  # of this folder
@@ -42,7 +42,7 @@ def test_a_store_of_another_place_is_reused_from(tmp_path: Path, monkeypatch: py
     run(*ASK, "-b", "gsm8k", "--mode", "cot", "-o", tmp_path / "a")
     monkeypatch.setenv("FLANTUNE_CACHE", str(tmp_path / "second"))
     asked = (*ASK, "-b", "gsm8k", "--mode", "cot", "-o", tmp_path / "b", "--reuse-from", tmp_path / "first")
-    assert "2 answers found from before" in run(*asked)
+    assert "2 found from before" in run(*asked)
     (tmp_path / "second").mkdir()
     (tmp_path / "second" / "answers.sqlite").write_text("no store" * 100)
     message = run(*ASK, "-b", "gsm8k", "--mode", "cot", "-o", tmp_path / "d", code=1)

@@ -223,7 +223,8 @@ def _evaluate_model(
 def usage_line(usage: dict[str, Any]) -> str:
     tokens = f"{usage['prompt_tokens']:,} tokens read, {usage['new_tokens']:,} written"
     cost = f", cost {usage['cost']:.2f}" if "cost" in usage else ""
-    return f"asked {usage['asked']:,} times ({tokens}{cost}), {usage['reused']:,} answers found from before"
+    asked = f"asked {usage['asked']:,} times ({tokens}{cost}), {usage['reused']:,} found from before"
+    return f"for all answers in the folder: {asked}"
 
 
 def _suite_lines(suite: dict[str, Any] | None, missing: list[str]) -> list[str]:
