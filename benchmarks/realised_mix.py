@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flantune.pipeline.data import Data, Readied, composer_of, lengths_of, open_data, open_tokenizer
+from flantune.pipeline.data import Data, Readied, composer_of, even_shares, lengths_of, open_data, open_tokenizer
 from flantune.pipeline.folder import RunFolder
 from flantune.recipe import Recipe, parse_recipe
 from flantune.tokens.compose import Composer
@@ -69,10 +69,13 @@ def packed_order(data: Data, composer: Composer, recipe: Recipe, examples: int) 
     names = list(data.mixture.asked_mixture_shares())
     columns: dict[str, list[int]] = {"mixture": [], "input_tokens": [], "target_tokens": [], "examples": []}
     dropped = 0
+    even = even_shares(recipe, data)
     for start in range(0, examples, spec.block):
         encoded = composer.encode(start, start + spec.block, **lengths_of(spec))
-        mixture = {e.index: names.index(e.mixture) for e in encoded.examples}
         dropped += len(encoded.dropped)
+        if even is not None:
+            encoded = even.deliver(start // spec.block, encoded)
+        mixture = {e.index: names.index(e.mixture) for e in encoded.examples}
         for row in pack_examples(encoded.examples, spec.inputs_len, spec.targets_len, spec.packing):
             columns["mixture"] += [mixture[i] for i in row.indices.tolist()]
             columns["input_tokens"] += row.inputs_lengths.tolist()

@@ -28,7 +28,12 @@ ONE_SIDED = {
 }
 
 
-@pytest.mark.parametrize(("name", "changes"), [("two-sided", TWO_SIDED), ("one-sided", ONE_SIDED)])
+EVEN = {**TWO_SIDED, "mixture": {"preset": "uniform", "count": "target_tokens"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [("two-sided", TWO_SIDED), ("one-sided", ONE_SIDED), ("even", EVEN)]
+)
 def test_ids_and_packs_are_those_of_the_built_shards(files: Path, name: str, changes: dict[str, object]) -> None:
     recipe = recipe_over(files, name, **changes)
     folder = open_run(recipe)

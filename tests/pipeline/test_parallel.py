@@ -171,12 +171,12 @@ def test_an_error_that_is_not_ours_travels_with_its_traceback() -> None:
     assert "in block 7" in str(failure.error()) and "Traceback" in str(failure.error())
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, RunFolder]:
+@pytest.fixture(scope="module", params=["draws", "target_tokens"])
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, RunFolder]:
     """A run built by itself, without workers."""
     folder = tmp_path_factory.mktemp("alone")
     write_world(folder / "world")
-    recipe = parse_recipe(small_recipe(folder))
+    recipe = parse_recipe(small_recipe(folder, request.param))
     run = open_run(recipe)
     build(recipe, run)
     return recipe, run

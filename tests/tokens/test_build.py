@@ -7,6 +7,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,11 @@ from hypothesis import strategies as st
 
 from flantune.errors import DataError, StateError
 from flantune.recipe import TokensSpec
+from flantune.tokens.block import unpacked_block
 from flantune.tokens.build import CARD, PROGRESS, build_shards, read_card
 from flantune.tokens.card import Asked
 from flantune.tokens.encode import EncodedBatch
+from flantune.tokens.even import EvenShares
 from flantune.tokens.shards import INDEX, ShardReader
 from flantune.types import Encoded
 from flantune.whole import write_json
@@ -75,27 +79,63 @@ def test_a_build_holds_exactly_the_rows_asked_and_its_card_counts_them(tmp_path:
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".arrow") == [CARD, INDEX]
 
 
+def two_mixtures(b: int) -> EncodedBatch:
+    """The same with every third example of another mixture."""
+    block = block_of(b)
+    named = tuple(replace(e, mixture="n" if e.index % 3 == 0 else "m") for e in block.examples)
+    return replace(block, examples=named)
+
+
+def halves() -> EvenShares:
+    """Far from what comes, so that much is held."""
+    return EvenShares("target_tokens", {"m": 0.5, "n": 0.5})
+
+
 @settings(deadline=None, max_examples=15)
-@given(stops=st.lists(st.integers(0, 9), max_size=4), num_rows=st.integers(1, 45), one_sided=st.booleans())
+@given(
+    stops=st.lists(st.integers(0, 9), max_size=4),
+    num_rows=st.integers(1, 45),
+    one_sided=st.booleans(),
+    even=st.sampled_from([None, halves]),
+)
 def test_interrupted_anywhere_it_ends_in_the_same_bytes(
-    tmp_path_factory: pytest.TempPathFactory, stops: list[int], num_rows: int, one_sided: bool
+    tmp_path_factory: pytest.TempPathFactory,
+    stops: list[int],
+    num_rows: int,
+    one_sided: bool,
+    even: Callable[[], EvenShares] | None,
 ) -> None:
+    def build(blocks: Callable[[int], EncodedBatch], folder: Path) -> None:
+        build_shards(blocks, num_rows, SPEC, folder, one_sided=one_sided, even=even and even())
+
     whole = tmp_path_factory.mktemp("whole")
-    build_shards(block_of, num_rows, SPEC, whole, one_sided=one_sided)
+    build(two_mixtures, whole)
     parts = tmp_path_factory.mktemp("parts")
     for stop in stops:
 
         def stopping(b: int, stop: int = stop) -> EncodedBatch:
             if b == stop:
                 raise Stop
-            return block_of(b)
+            return two_mixtures(b)
 
         try:
-            build_shards(stopping, num_rows, SPEC, parts, one_sided=one_sided)
+            build(stopping, parts)
         except Stop:
             assert not (parts / INDEX).exists()
-    build_shards(block_of, num_rows, SPEC, parts, one_sided=one_sided)
+    build(two_mixtures, parts)
     assert contents(parts) == contents(whole)
+
+
+def test_shares_are_evened_alike_whether_blocks_come_packed_or_not(tmp_path: Path) -> None:
+    build_shards(two_mixtures, 40, SPEC, tmp_path / "encoded", even=halves())
+    build_shards(lambda b: unpacked_block(two_mixtures(b), SPEC), 40, SPEC, tmp_path / "unpacked", even=halves())
+    build_shards(two_mixtures, 40, SPEC, tmp_path / "as drawn")
+    assert contents(tmp_path / "encoded") == contents(tmp_path / "unpacked")
+    evened, drawn = (read_card(tmp_path / name).mixtures for name in ("encoded", "as drawn"))
+    assert abs(evened["n"].target_tokens / evened["m"].target_tokens - 1) < 0.5
+    assert drawn["n"].target_tokens / drawn["m"].target_tokens < 0.6
+    with pytest.raises(StateError, match="another recipe"):
+        build_shards(two_mixtures, 40, SPEC, tmp_path / "as drawn", even=halves())
 
 
 def test_interrupted_between_any_two_writes_it_ends_in_the_same_bytes(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flantune.pipeline.data import open_data, open_tokenizer
+from flantune.pipeline.data import Readied, composer_of, open_data, open_tokenizer
 from flantune.pipeline.folder import RunFolder
 from flantune.recipe import parse_recipe
 
@@ -41,7 +41,8 @@ def test_shares_of_any_ten_thousand_packed_examples(data_dir: Path, tmp_path: Pa
     asked = data.mixture.asked_mixture_shares()
     assert len(asked) == 4
     assert benchmark.one_by_one(recipe, folder, data, 14_336)
-    order = benchmark.packed_order(data, open_tokenizer(recipe, folder, data), recipe, 14_336)
+    composer = composer_of(recipe, folder, Readied(data, open_tokenizer(recipe, folder, data)))
+    order = benchmark.packed_order(data, composer, recipe, 14_336)
     found = benchmark.worst(order, count, asked)
     assert max(m["worst"] for m in found.values()) <= 0.01, found
     assert min(m["largest"] for m in found.values()) > 0  # there were windows, and each mixture in them

@@ -29,11 +29,21 @@ from flantune.explore.views import (
 )
 from flantune.mixtures import Draw
 from flantune.mixtures.rows import StoredRows
-from flantune.pipeline.data import Data, Progress, Readied, encoded_blocks, is_one_sided, open_data, open_tokenizer
+from flantune.pipeline.data import (
+    Data,
+    Progress,
+    Readied,
+    encoded_blocks,
+    even_shares,
+    is_one_sided,
+    open_data,
+    open_tokenizer,
+)
 from flantune.pipeline.folder import RunFolder
 from flantune.recipe import Recipe
 from flantune.tokens.block import PackedBlock, pack_block
 from flantune.tokens.encode import EncodedBatch, encode_prompts, format_name
+from flantune.tokens.even import EvenShares
 from flantune.tokens.text_share import place_of
 from flantune.tokens.tokenizer import Tokenizer
 from flantune.types import Packed, Prompt, Tokens
@@ -50,6 +60,8 @@ class ExampleStream:
         self.recipe, self._folder, self._progress = recipe, folder, progress
         self.data: Data = open_data(recipe, folder, progress)
         self._blocks: OrderedDict[int, PackedBlock] = OrderedDict()
+        self._even: EvenShares | None = None
+        self._evened = 0  # blocks it has delivered
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -88,25 +100,39 @@ class ExampleStream:
         text = self.recipe.mixture.text
         number = (index if text is None else place_of(text.share, index)) // self.recipe.tokens.block
         block = self.block(number)
-        found = np.flatnonzero(block.indices == index)
-        if not len(found):
+        if index in {dropped for dropped, _ in block.dropped}:
             return None
+        while not len(found := np.flatnonzero(block.indices == index)):  # held back to keep the shares even
+            number += 1
+            block = self.block(number)
         stops = np.cumsum(block.row_sizes)
         row = int(np.searchsorted(stops, found[0], side="right"))
         return self._pack_view(number, row, int(found[0] - (stops[row] - block.row_sizes[row])), block)
 
     def block(self, number: int) -> PackedBlock:
-        """A block of the stream, encoded and packed as the build does it."""
+        """A block of the stream, encoded and packed as the build does it. Where the build keeps shares of tokens even,
+        what is in a block depends on those before, which are then made first."""
         known = self._blocks.get(number)
         if known is None:
             self._progress(f"block {number}", 0, 1)
-            encoded = self._encoded_block(number)
+            encoded = self._delivered(number)
             known = self._blocks[number] = pack_block(encoded, self.recipe.tokens, one_sided=self.one_sided)
             self._progress(f"block {number}", 1, 1)
             while len(self._blocks) > KEPT_BLOCKS:
                 self._blocks.popitem(last=False)
         self._blocks.move_to_end(number)
         return known
+
+    def _delivered(self, number: int) -> EncodedBatch:
+        if self._even is None or number < self._evened:
+            self._even, self._evened = even_shares(self.recipe, self.data), 0
+        if self._even is None:
+            return self._encoded_block(number)
+        for earlier in range(self._evened, number):
+            self._progress(f"block {number}", earlier, number)
+            self._even.deliver(earlier, self._encoded_block(earlier))
+        self._evened = number + 1
+        return self._even.deliver(number, self._encoded_block(number))
 
     def _encode(self, prompts: Sequence[Prompt]) -> EncodedBatch:
         spec = self.recipe.tokens

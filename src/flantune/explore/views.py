@@ -85,7 +85,8 @@ class FillView(View):
 
 
 class PackView(View):
-    """The packed row that an example is in. A row never spans two blocks of the stream."""
+    """The packed row that an example is in. A row never spans two blocks of the stream; where the build keeps shares of
+    tokens even, a block has some examples of those before it."""
 
     block: int
     first: int  # the block's examples are [first, stop) of the stream

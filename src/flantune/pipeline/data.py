@@ -28,6 +28,7 @@ from flantune.tokens.build import Blocks, build_shards, read_card
 from flantune.tokens.card import Asked, DataCard
 from flantune.tokens.compose import Composer
 from flantune.tokens.encode import EncodedBatch, encode_prompts
+from flantune.tokens.even import EvenShares
 from flantune.tokens.shards import INDEX
 from flantune.tokens.text_share import DOCUMENTS, TextShare, far_from_instructions
 from flantune.tokens.text_share import TASK as TEXT
@@ -260,8 +261,17 @@ def build(recipe: Recipe, folder: RunFolder, progress: Progress = quiet, workers
             one_sided=one_sided,
             fingerprint=readied.fingerprint,
             asked=asked(recipe, data),
+            even=even_shares(recipe, data),
             on_progress=lambda rows, total, _: progress("build", rows, total),
         )
+
+
+def even_shares(recipe: Recipe, data: Data) -> EvenShares | None:
+    """What keeps the mixtures' shares of the tokens even from block to block, where the weights count tokens."""
+    count = recipe.mixture.count
+    if count not in ("input_tokens", "target_tokens"):
+        return None
+    return EvenShares(count, data.mixture.asked_mixture_shares())
 
 
 def asked(recipe: Recipe, data: Data) -> Asked:

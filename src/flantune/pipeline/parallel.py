@@ -24,7 +24,7 @@ import flantune
 from flantune.errors import FlantuneError, RecipeError, StateError
 from flantune.pipeline.crew import PipeCrew
 from flantune.recipe import Recipe
-from flantune.tokens.block import PackedBlock, pack_block
+from flantune.tokens.block import PackedBlock, pack_block, unpacked_block
 
 if TYPE_CHECKING:
     from flantune.pipeline.data import Readied
@@ -259,7 +259,7 @@ class BlocksAhead:
 
 def block_maker(job: Job) -> Callable[[int], PackedBlock]:
     """Open the run's folder as the build has left it. Raises StateError where it holds something else."""
-    from flantune.pipeline.data import encoded_blocks, reopen
+    from flantune.pipeline.data import encoded_blocks, even_shares, reopen
 
     if job.version != flantune.__version__:
         raise StateError(
@@ -271,8 +271,10 @@ def block_maker(job: Job) -> Callable[[int], PackedBlock]:
             f"{job.root}: a worker found another store, mixture or tokenizer there than the build has. Is it the same "
             "folder on every machine, and the same version of every package?"
         )
-    encode = encoded_blocks(job.recipe, job.folder, readied)
-    return lambda block: pack_block(encode(block), job.recipe.tokens, one_sided=job.one_sided)
+    encode, spec = encoded_blocks(job.recipe, job.folder, readied), job.recipe.tokens
+    if even_shares(job.recipe, readied.data) is not None:  # then the build packs, when it has evened them
+        return lambda block: unpacked_block(encode(block), spec)
+    return lambda block: pack_block(encode(block), spec, one_sided=job.one_sided)
 
 
 def answer(make: Callable[[int], PackedBlock], block: int) -> PackedBlock | Failure:

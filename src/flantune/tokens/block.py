@@ -78,10 +78,20 @@ class PackedBlock:
             at_inputs, at_targets = end_inputs, end_targets
         return found
 
+    def encoded(self) -> EncodedBatch:
+        """The examples as they were before they were packed, in the order of the rows."""
+        formats = tuple(self.names[i] for i in self.named[:, 3].tolist() if i >= 0)
+        return EncodedBatch(examples=tuple(self.examples().values()), dropped=self.dropped, formats=formats)
+
     def formats(self) -> dict[int, str]:
         """Names of the formats by place in the stream; without those that were not told."""
         places = zip(self.indices.tolist(), self.named[:, 3].tolist(), strict=True)
         return {index: self.names[i] for index, i in places if i >= 0}
+
+
+def unpacked_block(encoded: EncodedBatch, spec: TokensSpec) -> PackedBlock:
+    """A block to travel before it is packed: a row for each example, in the stream's order."""
+    return pack_block(encoded, spec.model_copy(update={"packing": "none"}))
 
 
 def pack_block(encoded: EncodedBatch, spec: TokensSpec, *, one_sided: bool = False) -> PackedBlock:

@@ -16,6 +16,7 @@ from flantune.recipe import TokensSpec
 from flantune.tokens.block import PackedBlock, pack_block
 from flantune.tokens.card import Asked, DataCard
 from flantune.tokens.encode import EncodedBatch
+from flantune.tokens.even import EvenShares
 from flantune.tokens.packing import VERSION as PACKING_VERSION
 from flantune.tokens.shards import INDEX, ShardRecord, ShardWriter, check_shard, read_index
 from flantune.whole import write_whole
@@ -38,24 +39,29 @@ def build_shards(
     one_sided: bool = False,
     fingerprint: str = "",
     asked: Asked | None = None,
+    even: EvenShares | None = None,
     on_progress: OnProgress | None = None,
 ) -> DataCard:
     """Write exactly `num_rows` packed rows to `folder`; return the card, which is also `card.json` there.
 
     `blocks(b)` gives block b of the stream and must be a function of b alone: after a kill the block under way is
     computed again, and the rows of it that are on disk are skipped. It is asked for one block after the other, and may
-    give it packed already, as `pack_block` would. `fingerprint` names what the rows are made from
-    (mixture and tokenizer); a folder begun with another one, or with other settings, is refused with StateError.
+    give it packed already, as `pack_block` would. With `even`, which must not have been used before, a block is packed
+    once its shares are evened; a block given packed is taken apart for that. `fingerprint` names what the rows are made
+    from (mixture and tokenizer); a folder begun with another one, or with other settings, is refused with StateError.
     What was `asked` stands beside the shares got. A folder already whole returns its card at once.
     """
     folder = Path(folder)
-    stamp = _stamp(fingerprint, num_rows, spec, one_sided)
+    stamp = _stamp(fingerprint, num_rows, spec, one_sided, even)
     if (folder / INDEX).exists():
         return _finished(folder, stamp)
-    card, writer, block, skip = _resume(folder, stamp, spec, one_sided)
+    card, writer, block, skip = _resume(folder, stamp, spec, one_sided, even, blocks)
     examples, empty_blocks = card.total().examples, 0
     while card.rows < num_rows:
+        before = even.state() if even is not None else None
         made = blocks(block)
+        if even is not None:
+            made = even.deliver(block, _encoded(made))
         packed = made if isinstance(made, PackedBlock) else pack_block(made, spec, one_sided=one_sided)
         rows, by_index, formats = packed.rows(), packed.examples(), packed.formats()
         if skip > len(rows):
@@ -66,7 +72,7 @@ def build_shards(
             card.add_row(rows[at], by_index, formats)
             examples += len(rows[at].indices)
             if writer.append(rows[at]):
-                _write_progress(folder, stamp, writer, card, block, at + 1)
+                _write_progress(folder, stamp, writer, card, block, at + 1, before)
         if on_progress:
             on_progress(card.rows, num_rows, examples)
         empty_blocks = 0 if rows else empty_blocks + 1
@@ -101,8 +107,14 @@ def _finished(folder: Path, stamp: str) -> DataCard:
     return read_card(folder)
 
 
-def _resume(folder: Path, stamp: str, spec: TokensSpec, one_sided: bool) -> tuple[DataCard, ShardWriter, int, int]:
-    """Card, writer, the block under way and how many of its rows are written."""
+def _encoded(made: EncodedBatch | PackedBlock) -> EncodedBatch:
+    return made.encoded() if isinstance(made, PackedBlock) else made
+
+
+def _resume(
+    folder: Path, stamp: str, spec: TokensSpec, one_sided: bool, even: EvenShares | None, blocks: Blocks
+) -> tuple[DataCard, ShardWriter, int, int]:
+    """Card, writer, the block under way and how many of its rows are written. `even` is as it was before that block."""
     path = folder / PROGRESS
     if not path.exists():
         card = DataCard(inputs_len=spec.inputs_len, targets_len=spec.targets_len, one_sided=one_sided)
@@ -114,6 +126,8 @@ def _resume(folder: Path, stamp: str, spec: TokensSpec, one_sided: bool) -> tupl
         done = [ShardRecord(**s) for s in state["shards"]]
         card = DataCard.from_json(state["card"])
         tasks, block, skip = state["tasks"], state["block"], state["skip"]
+        if even is not None:
+            even.restore(state["even"], block, lambda b: _encoded(blocks(b)))
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise StateError(f"{path}: cannot be read: {e!r}. {_MEND}") from e
     for shard in done:
@@ -121,7 +135,9 @@ def _resume(folder: Path, stamp: str, spec: TokensSpec, one_sided: bool) -> tupl
     return card, ShardWriter(folder, spec.shard_rows, done=done, tasks=tasks), block, skip
 
 
-def _write_progress(folder: Path, stamp: str, writer: ShardWriter, card: DataCard, block: int, skip: int) -> None:
+def _write_progress(
+    folder: Path, stamp: str, writer: ShardWriter, card: DataCard, block: int, skip: int, even: dict[str, Any] | None
+) -> None:
     state = {
         "fingerprint": stamp,
         "block": block,
@@ -129,6 +145,7 @@ def _write_progress(folder: Path, stamp: str, writer: ShardWriter, card: DataCar
         "shards": [asdict(s) for s in writer.shards],
         "tasks": list(writer.tasks),
         "card": card.to_json(),
+        "even": even,
     }
     _write_json(folder / PROGRESS, state)
 
@@ -139,10 +156,11 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     write_whole(path, lambda file: file.writelines(piece.encode() for piece in chain(pieces, "\n")))
 
 
-def _stamp(fingerprint: str, num_rows: int, spec: TokensSpec, one_sided: bool) -> str:
+def _stamp(fingerprint: str, num_rows: int, spec: TokensSpec, one_sided: bool, even: EvenShares | None) -> str:
     """What the rows are made from and how, in 16 hex digits."""
     asked = spec.model_dump(mode="json", exclude={"reuse"})  # which changes how rows are made, not what they are
-    key = json.dumps([fingerprint, num_rows, one_sided, asked, PACKING_VERSION], sort_keys=True)
+    parts = [fingerprint, num_rows, one_sided, asked, PACKING_VERSION]
+    key = json.dumps(parts if even is None else [*parts, even.fingerprint], sort_keys=True)
     return hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
 
 
