@@ -31,9 +31,7 @@ ONE_SIDED = {
 EVEN = {**TWO_SIDED, "mixture": {"preset": "uniform", "count": "target_tokens"}}
 
 
-@pytest.mark.parametrize(
-    ("name", "changes"), [("two-sided", TWO_SIDED), ("one-sided", ONE_SIDED), ("even", EVEN)]
-)
+@pytest.mark.parametrize(("name", "changes"), [("two-sided", TWO_SIDED), ("one-sided", ONE_SIDED), ("even", EVEN)])
 def test_ids_and_packs_are_those_of_the_built_shards(files: Path, name: str, changes: dict[str, object]) -> None:
     recipe = recipe_over(files, name, **changes)
     folder = open_run(recipe)

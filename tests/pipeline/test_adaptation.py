@@ -22,6 +22,7 @@ from flantune.pipeline.training import base_model
 from flantune.recipe import AdapterSpec, Recipe, parse_recipe
 from flantune.tokens import yields
 from flantune.tokens.shards import ShardReader
+from flantune.tokens.tokenizer import load_tokenizer
 
 MODES = {"R": "<extra_id_97>", "X": "<extra_id_98>", "S": "<extra_id_99>"}
 
@@ -94,6 +95,29 @@ def test_adapters_alone_are_trained_kept_and_merged_and_a_resumed_run_ends_with_
     (folder.root / "train.json").unlink()
     finetune(recipe, folder)
     assert (digest(folder.model / "model.safetensors"), digest(adapter / "adapter_model.safetensors")) == whole
+
+
+def test_adapters_beside_four_bit_weights_learn_and_are_merged_into_whole_ones(world, base, tmp_path):
+    """QLoRA for real: NF4 on the CPU. What was frozen is what bitsandbytes makes of the base, and stays it."""
+    four_bits = pytest.importorskip("bitsandbytes").nn.Linear4bit
+    adapter = {"rank": 4, "alpha": 8, "targets": "attention", "load": "4bit"}
+    recipe = recipe_of(world, tmp_path, init=str(base), adapter=adapter)
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": "bf16", "steps": 12})})
+    started = training._started(recipe, str(base), load_tokenizer(base))
+    frozen = {n: m.weight for n, m in started.named_modules() if isinstance(m, four_bits)}
+    folder = open_run(recipe)
+    build(recipe, folder)
+    finetune(recipe, folder)
+    losses = [json.loads(line) for line in (folder.root / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1]["loss"] < losses[0]["loss"]
+    assert frozen and all(weight.dtype == torch.uint8 for weight in frozen.values())
+    before, merged = (dict(load_model(str(at)).named_parameters()) for at in (base, folder.model))
+    learned = load_file(folder.root / "model-adapter" / "adapter_model.safetensors")
+    for name, weight in before.items():
+        a, b = (learned.get(f"base_model.model.{name.removesuffix('.weight')}.lora_{x}.weight") for x in "AB")
+        expected = weight if a is None else weight + 2 * (b @ a)  # into the whole weight, not the four bits of it
+        assert torch.equal(merged[name], expected), name
+    assert len(learned) == 2 * sum(name.endswith(".base_layer") for name in frozen) == 24
 
 
 def test_a_base_goes_on_with_ul2s_denoisers_before_it_is_tuned(world, base, tmp_path):

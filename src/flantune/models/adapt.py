@@ -141,32 +141,28 @@ def merge_adapter(trained: PreTrainedModel, base: PreTrainedModel, spec: Adapter
 def quantised(spec: AdapterSpec) -> Mapping[str, Any]:
     """What `from_pretrained` is to be given so that the frozen weights are held as `spec.load` says.
 
-    QLoRA's four bits: NF4, double quantisation, products in bf16 (arXiv 2305.14314). Raises ModelError where
-    bitsandbytes or a CUDA device is missing.
+    QLoRA's four bits: NF4, double quantisation, products in bf16 (arXiv 2305.14314), on the GPU where there is one.
+    Raises ModelError where bitsandbytes is missing.
     """
     if spec.load != "4bit":
         return {}
-    missing = []
     try:
         import bitsandbytes  # noqa: F401
     except ImportError:
-        missing.append("the package bitsandbytes (pip install bitsandbytes)")
-    if not torch.cuda.is_available():
-        missing.append("a CUDA device")
-    if missing:
         raise ModelError(
-            f"model.adapter.load: 4bit: expected bitsandbytes and a CUDA device, found not: {', '.join(missing)}. "
-            "Use load: bf16, which holds the frozen weights in two bytes."
-        )
+            "model.adapter.load: 4bit: expected the package bitsandbytes, which is not installed. pip install "
+            "'flantune[qlora]', or use load: bf16, which holds the frozen weights in two bytes."
+        ) from None
     from transformers import BitsAndBytesConfig
 
+    device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
-    return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def check_precision(spec: AdapterSpec, precision: str) -> None:
