@@ -1,4 +1,5 @@
-"""C-Eval (Huang et al. 2023): dev/, val/, test/ with SUBJECT_SPLIT.csv: id, question, A to D, answer, explanation.
+"""C-Eval (Huang et al. 2023): dev/, val/, test/ with SUBJECT_SPLIT.csv: id, question, A to D, answer, explanation; or
+the hub's SUBJECT/SPLIT-*.parquet (ceval/ceval-exam) with the same columns.
 
 Prompts are the publisher's. The explanations of the five dev rows are the chain-of-thought exemplars; that query
 ends in the "1." that every explanation begins with. The test split's answers are not public.
@@ -25,7 +26,7 @@ from flantune.evals.benchmark import (
     micro,
 )
 from flantune.evals.extract import UNREAD, letter, told_verbatim
-from flantune.evals.files import existing, read_table
+from flantune.evals.files import existing, hub_files, read_parquet, read_table
 from flantune.evals.mmlu import LETTERS, subjects
 from flantune.types import Item
 
@@ -126,11 +127,10 @@ class CEval(FileBenchmark):
     def parts(self, path: Path, mode: str, split: str, *, exemplars: bool = True) -> Iterator[Part]:
         columns = ("question", *LETTERS, "answer")
         for subject in subjects(path, split):
-            file, dev = path / split / f"{subject}_{split}.csv", path / "dev" / f"{subject}_dev.csv"
             if subject not in NAMES:
-                raise DataError(str(file), field="subject", expected="one of C-Eval's 52", got=subject)
+                raise DataError(str(path), field="subject", expected="one of C-Eval's 52", got=subject)
             wanted = (*columns, "explanation") if mode == "cot" else columns
-            shown = read_table(existing(dev, "exemplars"), wanted) if exemplars else []
+            shown = [row for _, row in _rows(path, "dev", subject, wanted)] if exemplars else []
             yield Part(
                 task=subject,
                 id=f"{split}/{subject}",
@@ -140,11 +140,11 @@ class CEval(FileBenchmark):
                     Question(
                         text=row["question"],
                         asked=_asked(row, mode),
-                        references=(answer_key(row["answer"], LETTERS, f"{file}:row {n}"),),
+                        references=(answer_key(row["answer"], LETTERS, where),),
                         choices=tuple(row[name] for name in LETTERS),
                         options=LETTERS if mode == "direct" else None,
                     )
-                    for n, row in enumerate(read_table(file, columns), start=1)
+                    for where, row in _rows(path, split, subject, columns)
                 ],
                 key=("ceval", split, subject),
                 max_new_tokens=512,
@@ -168,6 +168,16 @@ class CEval(FileBenchmark):
             "micro": micro(tasks) if whole else None,
             **super().averages(tasks),
         }
+
+
+def _rows(path: Path, split: str, subject: str, columns: tuple[str, ...]) -> list[tuple[str, Mapping[str, str]]]:
+    """(place, row) from either layout."""
+    csv = path / split / f"{subject}_{split}.csv"
+    files = hub_files(path / subject, split)
+    if csv.exists() or not files:
+        what = "exemplars" if split == "dev" else "questions"
+        return [(f"{csv}:row {n}", row) for n, row in enumerate(read_table(existing(csv, what), columns), start=1)]
+    return [(where, {c: str(row[c] or "") for c in columns}) for where, row in read_parquet(files, columns)]
 
 
 def _block(row: Mapping[str, str]) -> str:

@@ -1,4 +1,5 @@
-"""The files benchmarks come in: text, JSON, JSON lines and CSV, plain or gzipped, with errors that name the place."""
+"""The files benchmarks come in: text, JSON, JSON lines and CSV, plain or gzipped, and Parquet as the hub has it, with
+errors that name the place."""
 
 from __future__ import annotations
 
@@ -91,4 +92,34 @@ def read_table(path: Path, columns: Iterable[str], delimiter: str = ",") -> list
         rows.append(dict(row))
     if not rows:
         raise DataError(str(path), field="(file)", expected="at least one row", got="none")
+    return rows
+
+
+_HUB_SPLITS = {"val": ("val", "validation"), "dev": ("dev", "validation")}
+
+
+def hub_files(folder: Path, split: str) -> list[Path]:
+    """A split's files where `folder` is laid out as a data set's on the hub, `test-00000-of-00001.parquet`; else none.
+
+    The hub calls some publishers' val and dev "validation".
+    """
+    names = _HUB_SPLITS.get(split, (split,))
+    return next((files for n in names if (files := sorted(folder.glob(f"{n}-*.parquet")))), [])
+
+
+def read_parquet(files: Iterable[Path], columns: Iterable[str]) -> list[tuple[str, dict[str, Any]]]:
+    """(place, row) of every row; a column that is not there is an error."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows: list[tuple[str, dict[str, Any]]] = []
+    for path in files:
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowInvalid) as e:
+            raise DataError(str(path), field="(file)", expected="a Parquet file", got=str(e).split("\n")[0]) from None
+        for column in columns:
+            if column not in table.column_names:
+                raise DataError(str(path), field=column, expected="a column of this name", got=table.column_names)
+        rows += [(f"{path}:row {number}", row) for number, row in enumerate(table.to_pylist(), start=1)]
     return rows

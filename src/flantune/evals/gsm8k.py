@@ -1,4 +1,4 @@
-"""GSM8K: grade-school problems, JSON lines question and answer ("... #### 72"), train and test.
+"""GSM8K: grade-school problems, JSON lines question and answer ("... #### 72"), train and test, or the hub's main/.
 
 Eight exemplars: those of Wei et al. (2022) where the user has them (see grade_school.py); else the first eight training
 rows, worded in the same layout. GSM8K's training set is part of the recipe's mixture, so a tuned model's score here is
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flantune.errors import DataError
 from flantune.evals.benchmark import Extraction, FileBenchmark, Part, Question, Reading
-from flantune.evals.files import existing_either, read_json_lines
+from flantune.evals.files import existing_either, hub_files, read_json_lines, read_parquet
 from flantune.evals.grade_school import (
     Solved,
     read_number,
@@ -62,9 +62,12 @@ class Gsm8k(FileBenchmark):
 
 
 def read_problems(path: Path, split: str) -> list[Solved]:
+    if files := hub_files(path / "main", split):
+        rows = read_parquet(files, ("question", "answer"))
+        return [solved(row["question"], row["answer"], where) for where, row in rows]
     file = existing_either(path / f"{split}.jsonl", path / f"{split}.jsonl.gz", what=f"GSM8K's {split} split")
-    rows = read_json_lines(file, ("question", "answer"))
-    return [solved(row["question"], row["answer"], f"{file}:row {n}") for n, row in enumerate(rows, start=1)]
+    lines = read_json_lines(file, ("question", "answer"))
+    return [solved(row["question"], row["answer"], f"{file}:row {n}") for n, row in enumerate(lines, start=1)]
 
 
 def solved(question: str, answer: str, where: str) -> Solved:

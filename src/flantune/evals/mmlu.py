@@ -1,4 +1,5 @@
-"""MMLU (spec 6.2): CSV files dev/, val/, test/ and the chain-of-thought prompts mmlu-cot.json in one folder.
+"""MMLU (spec 6.2): CSV files dev/, val/, test/, or the hub's SUBJECT/SPLIT-*.parquet (cais/mmlu), and the
+chain-of-thought prompts mmlu-cot.json in one folder.
 
 Three wordings:
 - direct, paper-style (default): the paper's is not published; after its authors' description, the layout of the
@@ -31,7 +32,7 @@ from flantune.evals.benchmark import (
     micro,
 )
 from flantune.evals.extract import UNREAD, letter, parse_answer
-from flantune.evals.files import existing, read_csv, read_json
+from flantune.evals.files import existing, hub_files, read_csv, read_json, read_parquet
 from flantune.types import Item
 
 LETTERS = ("A", "B", "C", "D")
@@ -86,14 +87,13 @@ class Mmlu(FileBenchmark):
                 blanks = "  " if self.style == "original" else " "
                 topic = subject.replace("_", " ")
                 head = f"The following are multiple choice questions (with answers) about{blanks}{topic}."
-                dev = path / "dev" / f"{subject}_dev.csv"
-                shots = [self._shot(row) for row in read_questions(existing(dev, "exemplars"))] if exemplars else []
+                shots = [self._shot(row) for row in subject_rows(path, "dev", subject)] if exemplars else []
             yield Part(
                 task=subject,
                 id=f"{split}/{subject}",
                 head=head,
                 shots=shots,
-                questions=[self._question(r, mode) for r in read_questions(path / split / f"{subject}_{split}.csv")],
+                questions=[self._question(row, mode) for row in subject_rows(path, split, subject)],
                 key=("mmlu", split, subject),
                 max_new_tokens=256,
                 stop=("\n\n", "Q:") if mode == "cot" else (),
@@ -145,11 +145,33 @@ def question_block(row: Row) -> str:
 
 
 def subjects(path: Path, split: str) -> list[str]:
-    folder = existing(path / split, f"MMLU's {split} split")
+    """Of the publisher's layout, SPLIT/SUBJECT_SPLIT.csv, or the hub's, SUBJECT/SPLIT-*.parquet."""
+    if not (path / split).exists():
+        found = sorted(f.name for f in path.glob("*") if f.name != "all" and hub_files(f, split))
+        if found:
+            return found
+    folder = existing(path / split, f"the {split} split")
     names = sorted(f.name.removesuffix(f"_{split}.csv") for f in folder.glob(f"*_{split}.csv"))
     if not names:
         raise RecipeError(f"{folder}: no file named SUBJECT_{split}.csv.")
     return names
+
+
+def subject_rows(path: Path, split: str, subject: str) -> list[Row]:
+    """From either layout; the hub's columns are question, choices (four) and answer (0 to 3)."""
+    csv = path / split / f"{subject}_{split}.csv"
+    files = hub_files(path / subject, split)
+    if csv.exists() or not files:
+        return read_questions(existing(csv, "exemplars" if split == "dev" else "questions"))
+    rows = []
+    for where, row in read_parquet(files, ("question", "choices", "answer")):
+        choices, answer = row["choices"], row["answer"]
+        if not isinstance(choices, list) or len(choices) != len(LETTERS):
+            raise DataError(where, field="choices", expected="four", got=choices)
+        if not isinstance(answer, int) or not 0 <= answer < len(LETTERS):
+            raise DataError(where, field="answer", expected="0 to 3", got=answer)
+        rows.append(Row(str(row["question"]), tuple(map(str, choices)), LETTERS[answer]))
+    return rows
 
 
 def read_questions(path: Path) -> list[Row]:

@@ -1,4 +1,5 @@
-"""TyDiQA-GoldP: tydiqa-goldp-v1.1-dev.json and -train.json (SQuAD's layout), or the primary task's tiny_dev.jsonl.
+"""TyDiQA-GoldP: tydiqa-goldp-v1.1-dev.json and -train.json (SQuAD's layout), the hub's secondary_task/ in Parquet
+(google-research-datasets/tydiqa), or the primary task's tiny_dev.jsonl.
 
 House rule, for the PaLM paper's prompt is not public (spec 6.4); compare absolute figures with that in mind:
 `{passage}⏎Q: {question}⏎A:`, one exemplar of the same language (its first training row) before it and a blank line
@@ -21,7 +22,7 @@ from flantune.errors import DataError, RecipeError
 from flantune.evals.benchmark import Ability, Extraction, FileBenchmark, Part, Question, Reading, Shot
 from flantune.evals.benchmark import only_split as check_split
 from flantune.evals.extract import UNREAD, after_phrase, without_emphasis
-from flantune.evals.files import existing, read_json, read_json_lines
+from flantune.evals.files import existing, hub_files, read_json, read_json_lines, read_parquet
 from flantune.evals.metrics import score_text
 from flantune.types import Item
 
@@ -51,8 +52,8 @@ class TyDiQa(FileBenchmark):
 
     def parts(self, path: Path, mode: str, split: str, *, exemplars: bool = True) -> Iterator[Part]:
         check_split(self, split)
-        asked = read_questions(_file(path, "dev"))
-        train = read_questions(_file(path, "train")) if exemplars else {}
+        asked = _split(path, "dev")
+        train = _split(path, "train") if exemplars else {}
         for code in sorted(asked):
             if exemplars and not train.get(code):
                 raise RecipeError(f"tydiqa: no training row in '{code}' for its exemplar; ask with 0 shots.")
@@ -98,6 +99,28 @@ def worded(passage: str, question: str) -> str:
     return f"{passage}\nQ: {question}\nA:"
 
 
+def _split(path: Path, split: str) -> dict[str, list[Asked]]:
+    files = hub_files(path / "secondary_task", split)
+    return _read_hub(files) if files else read_questions(_file(path, split))
+
+
+def _read_hub(files: list[Path]) -> dict[str, list[Asked]]:
+    found: dict[str, list[Asked]] = {}
+    for where, row in read_parquet(files, ("id", "context", "question", "answers")):
+        golds = tuple(dict.fromkeys(str(text).strip() for text in (row["answers"] or {}).get("text") or ()))
+        _add(found, where, row, golds)
+    return found
+
+
+def _add(found: dict[str, list[Asked]], where: str, row: Mapping[str, Any], golds: tuple[str, ...]) -> None:
+    """Ids begin with the language; those that GoldP leaves out are not asked."""
+    if not golds or not all(golds):
+        raise DataError(where, field="answers", expected="at least one text", got=row["answers"])
+    code = LANGUAGES.get(str(row.get("id")).split("-")[0])
+    if code:
+        found.setdefault(code, []).append((row["context"].strip(), row["question"].strip(), golds))
+
+
 def _file(path: Path, split: str) -> Path:
     if path.is_file():
         return path
@@ -124,12 +147,7 @@ def read_questions(file: Path) -> dict[str, list[Asked]]:
             for qa in paragraph.get("qas", ()):
                 where = f"{file}:article {a}, question {qa.get('id')}"
                 golds = tuple(dict.fromkeys(str(g.get("text", "")).strip() for g in qa.get("answers", ())))
-                if not golds or not all(golds):
-                    raise DataError(where, field="answers", expected="at least one text", got=qa.get("answers"))
-                code = LANGUAGES.get(str(qa.get("id")).split("-")[0])
-                if code:
-                    asked = (paragraph["context"].strip(), qa["question"].strip(), golds)
-                    found.setdefault(code, []).append(asked)
+                _add(found, where, {"answers": None, **qa, "context": paragraph["context"]}, golds)
     return found
 
 
