@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -36,14 +36,14 @@ PathArg = Annotated[
 ]
 DataOpt = Annotated[
     Path | None,
-    typer.Option("--data", help="A data folder; its niv2, niv2_early, t0, p3, muffin, cot and cot_raw are read."),
+    typer.Option("--data", help="A data folder; its niv2, niv2_early, t0, p3, muffin, hub, cot and cot_raw are read."),
 ]
 ReaderOpt = Annotated[str, typer.Option("--reader", help="How to read: niv2, flan_cot, p3, … or auto.")]
 LimitOpt = Annotated[float, typer.Option("--max-rejected", min=0, max=1, help="Share of bad rows allowed in a file.")]
 
 SHOWN_FILES = 12  # skipped files named in a check's text; --json and --rejected have all
 
-TRAINING_FOLDERS = ("niv2", "niv2_early", "t0", "p3", "muffin", "cot", "cot_raw")
+TRAINING_FOLDERS = ("niv2", "niv2_early", "t0", "p3", "muffin", "hub", "cot", "cot_raw")
 
 
 def collection_specs(paths: list[Path] | None, data: Path | None, reader: str) -> list[CollectionSpec]:
@@ -65,7 +65,11 @@ def collection_specs(paths: list[Path] | None, data: Path | None, reader: str) -
 
 
 def _sampled(path: Path, data: Path | None) -> tuple[str, ...]:
-    """The files of t0/ whose tasks lie whole in p3/: globs."""
+    """The files of t0/ whose tasks lie whole in p3/, and those of muffin/ whose tasks lie whole in hub/: globs."""
+    if data is not None and path == data / "muffin":
+        from flantune.sources.muffin_hub import samples_of
+
+        return samples_of(data / "hub")
     if data is None or path != data / "t0" or not (data / "p3").is_dir():
         return ()
     from flantune.sources.p3 import task_stem
@@ -206,6 +210,7 @@ def preview(
     shots: Annotated[int | None, typer.Option("--shots", min=0, help="Exemplars, in place of the format's.")] = None,
     rationale: Annotated[str | None, typer.Option("--rationale", help="with, without or auto.")] = None,
     instruction: Annotated[bool, typer.Option(help="--no-instruction: exemplars only.")] = True,
+    language: Annotated[str, typer.Option("--language", help="Of the wording: en, zh, or any.")] = "any",
     seed: Annotated[int, typer.Option("--seed")] = 0,
     count: Annotated[int, typer.Option("--count", min=1)] = 3,
     reader: ReaderOpt = "auto",
@@ -217,6 +222,7 @@ def preview(
         from flantune.formats import applies, render, select_templates
         from flantune.pipeline.data import sample
         from flantune.templates import templates_for
+        from flantune.templates.sets import Language
 
         if format_name not in SETTINGS:
             raise RecipeError(f"--format {format_name}: expected one of {', '.join(SETTINGS)}.")
@@ -227,13 +233,15 @@ def preview(
             if rationale not in ("with", "without", "auto"):
                 raise RecipeError(f"--rationale {rationale}: expected with, without or auto.")
             changes["rationale"] = rationale
+        if language not in get_args(Language):
+            raise RecipeError(f"--language {language}: expected one of {', '.join(get_args(Language))}.")
         fmt = replace(SETTINGS[format_name], **changes)  # type: ignore[arg-type]
         task, examples = find_task(name, collection_specs(paths, data, reader), max_rejected)
         shown = []
         for k in range(count):
             rng = random.Random(f"{seed}:preview:{k}")
             query = rng.choice(examples)
-            wordings = select_templates(templates_for(task), task, query, fmt)
+            wordings = select_templates(templates_for(task, language), task, query, fmt)
             template = rng.choice(wordings)
             others = [e for e in examples if e.fields != query.fields and applies(template, e, task)]
             exemplars = [(e, template) for e in rng.sample(others, min(fmt.shots, len(others)))]

@@ -14,6 +14,7 @@ from flantune.sources.dialog import DialogReader
 from flantune.sources.flan_cot import FlanCotReader
 from flantune.sources.hub import HubReader
 from flantune.sources.muffin import MuffinReader
+from flantune.sources.muffin_hub import MuffinHubReader
 from flantune.sources.native import SUFFIX as NATIVE_SUFFIX
 from flantune.sources.native import NativeReader, rows_path
 from flantune.sources.niv2 import Niv2Reader
@@ -52,6 +53,7 @@ READERS: tuple[Reader, ...] = (
     QedReader(),
     P3Reader(),
     MuffinReader(),
+    MuffinHubReader(),
     DialogReader(),
     CodeReader(),
     PromptsReader(),

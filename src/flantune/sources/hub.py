@@ -8,6 +8,7 @@ from typing import Any
 
 from flantune.errors import DataError, RecipeError
 from flantune.recipe import CollectionSpec
+from flantune.sources.muffin_hub import HubSet, parser_of, sets_on_hub
 from flantune.sources.reading import Record, TaskRows, examples_of
 from flantune.sources.rejects import BadRow, Rejects
 from flantune.sources.table import batch_records, check_header, checked_columns, mapped_parser, mapped_task
@@ -25,6 +26,9 @@ class HubReader:
         return path.is_dir() and any((path / name).is_file() for name in SAVED)
 
     def read(self, path: Path, spec: CollectionSpec, rejects: Rejects) -> Iterator[TaskRows]:
+        if not spec.columns and (known := sets_on_hub(spec.path, spec.config, spec.split)):
+            yield from read_known(known, spec, rejects)
+            return
         columns = checked_columns(spec)
         data = load(spec)
         check_header(data.column_names, columns.values(), spec.path)
@@ -34,6 +38,17 @@ class HubReader:
         task = mapped_task(name, dataset, mixture, columns, self.name, spec.path)
         rows = numbered(data.select_columns(list(dict.fromkeys(columns.values()))))
         yield TaskRows(task, examples_of(task, Path(spec.path), rows, mapped_parser(columns), rejects))
+
+
+def read_known(known: Sequence[HubSet], spec: CollectionSpec, rejects: Rejects) -> Iterator[TaskRows]:
+    """A set of Muffin's, whose columns are known: its tasks, which may share one set of rows."""
+    data = load(spec)
+    for k, hub_set in enumerate(known):
+        check_header(data.column_names, hub_set.needed, spec.path)
+        task = hub_set.task(spec.mixture or "muffin", spec.path)
+        rows = numbered(data.select_columns(list(hub_set.needed)))
+        counted = rejects if k == 0 else Rejects()
+        yield TaskRows(task, examples_of(task, Path(spec.path), rows, parser_of(hub_set), counted))
 
 
 def load(spec: CollectionSpec) -> Any:

@@ -16,7 +16,6 @@ from flantune.sources.reading import (
     examples_of,
     first_object,
     header_of,
-    json_lines,
     json_objects,
     stem,
     suffix,
@@ -137,8 +136,7 @@ class MuffinReader:
         if found is COSMOS:
             examples = examples_of(task, path, table_rows(path, ","), found.parse, rejects)
         else:
-            rows = json_objects(path) if found.name == "dart" else json_lines(path)
-            examples = examples_of(task, path, rows, found.parse, rejects)
+            examples = examples_of(task, path, json_objects(path), found.parse, rejects)
         yield TaskRows(task, examples)
 
 

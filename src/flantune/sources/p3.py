@@ -7,14 +7,14 @@ the hub's:   NAME/train-00000-of-00002.parquet             inputs_pretokenized, 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
 from flantune.errors import DataError
 from flantune.recipe import CollectionSpec
+from flantune.sources.hub_files import CONVERTED, SHARD, shard_rows, shards_of, split_of
 from flantune.sources.reading import (
     Draft,
     Record,
@@ -22,13 +22,12 @@ from flantune.sources.reading import (
     examples_of,
     first_object,
     json_lines,
-    selected,
     stem,
     suffix,
     text_of,
 )
 from flantune.sources.rejects import BadRow, Rejects
-from flantune.sources.table import parquet_columns, parquet_rows
+from flantune.sources.table import parquet_columns
 from flantune.types import Task
 
 END = "<|endoftext|>"
@@ -123,8 +122,6 @@ FREE_TEXT = frozenset(
 
 
 INPUTS, TARGETS, CHOICES, CORRECT = "inputs_pretokenized", "targets_pretokenized", "answer_choices", "is_correct"
-_SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<shards>\d{5})\.parquet")
-_CONVERTED = re.compile(r"(?P<number>\d{4})\.parquet")
 
 
 class P3Reader:
@@ -161,7 +158,8 @@ class P3Reader:
         shards = (path,) if alone else shards_of(path, spec)
         if path == shards[0]:
             task = self._task(hub_name(path), path, spec)
-            yield TaskRows(task, examples_of(task, path, shard_rows(shards), parse_hub_row, rejects))
+            rows = shard_rows(shards, (INPUTS, TARGETS), (CHOICES, CORRECT))
+            yield TaskRows(task, examples_of(task, path, rows, parse_hub_row, rejects))
 
     def _task(self, name: str, path: Path, spec: CollectionSpec) -> Task:
         known = p3_dataset(name)
@@ -181,9 +179,9 @@ class P3Reader:
 def hub_name(path: Path) -> str:
     """The wording's name, which is a folder's on the hub; a file that lies elsewhere has its own."""
     name = stem(path)
-    if _SHARD.fullmatch(path.name) and path.parent.name:
+    if SHARD.fullmatch(path.name) and path.parent.name:
         name = path.parent.name
-    elif _CONVERTED.fullmatch(path.name) and path.parent.parent.name:
+    elif CONVERTED.fullmatch(path.name) and path.parent.parent.name:
         name = path.parent.parent.name
     return task_stem(name)
 
@@ -191,48 +189,6 @@ def hub_name(path: Path) -> str:
 def task_stem(name: str) -> str:
     """A name of the hub's as files of rows have it: they spell one otherwise."""
     return name.replace("cnn_dailymail_3.0.0", "cnn_dailymail_3_0_0")
-
-
-def split_of(path: Path) -> str | None:
-    """The split that a file of the hub's layout belongs to."""
-    match = _SHARD.fullmatch(path.name)
-    return match["split"] if match else path.parent.name if _CONVERTED.fullmatch(path.name) else None
-
-
-def shards_of(path: Path, spec: CollectionSpec) -> tuple[Path, ...]:
-    """All shards of the split that this file is one of, in order; those that the collection leaves out are not among
-    them. Raises DataError where one is not there at all."""
-    match = _SHARD.fullmatch(path.name)
-    if match is not None and int(match["number"]) < int(match["shards"]):
-        there = sum(1 for _ in path.parent.glob("*.parquet"))
-        numbers = range(min(int(match["shards"]), there + 1))  # one too many is enough to see that some are missing
-        files = [path.with_name(f"{match['split']}-{k:05d}-of-{match['shards']}.parquet") for k in numbers]
-    elif _CONVERTED.fullmatch(path.name):
-        files = [path.with_name(f"{k:04d}.parquet") for k in range(_last(path) + 1)]
-    else:
-        return (path,)
-    missing = [file.name for file in files if not file.exists()]
-    if missing:
-        raise DataError(
-            str(path),
-            field="shards",
-            expected="all of the split",
-            got=f"{missing[0]} is not there",
-            mend="Fetch it again, or name the files that are there one by one.",
-        )
-    return tuple(file for file in files if selected(file, Path(spec.path), spec))
-
-
-def _last(path: Path) -> int:
-    return max(int(m["number"]) for p in path.parent.glob("*.parquet") if (m := _CONVERTED.fullmatch(p.name)))
-
-
-def shard_rows(shards: Sequence[Path]) -> Iterator[tuple[str, Record | BadRow]]:
-    number = 0
-    for shard in shards:
-        for _, record in parquet_rows(shard, (INPUTS, TARGETS), (CHOICES, CORRECT)):
-            number += 1
-            yield str(number), record
 
 
 def parse_hub_row(record: Record) -> Iterator[Draft]:

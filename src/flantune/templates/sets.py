@@ -9,6 +9,7 @@ a kind that state none. Unknown keys are errors.
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -91,6 +92,17 @@ def templates_for(task: Task, language: str | Collection[str] = "any") -> tuple[
     found = found or template_set(name).templates
     check_templates(found, task)
     return found
+
+
+def first_of_each_kind(templates: Sequence[Template], most: int) -> tuple[Template, ...]:
+    """At most so many of each kind and language, in their order."""
+    seen: Counter[tuple[str, str]] = Counter()
+    kept = []
+    for template in templates:
+        seen[template.kind, template.language] += 1
+        if seen[template.kind, template.language] <= most:
+            kept.append(template)
+    return tuple(kept)
 
 
 def _set_by_fields(fields: tuple[str, ...]) -> str | None:
