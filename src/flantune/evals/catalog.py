@@ -8,9 +8,11 @@ from flantune.evals.bbh import Bbh
 from flantune.evals.benchmark import Benchmark
 from flantune.evals.ceval import CEval
 from flantune.evals.competition_math import CompetitionMath
+from flantune.evals.cruxeval import CruxEval
 from flantune.evals.gsm8k import Gsm8k
 from flantune.evals.mgsm import Mgsm
 from flantune.evals.mmlu import Mmlu
+from flantune.evals.mutual import MuTual
 from flantune.evals.natural_instructions import NaturalInstructions
 from flantune.evals.tydiqa import TyDiQa
 from flantune.evals.word_problems import AsDiv, Mawps, MultiArith, Svamp
@@ -33,5 +35,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         CEval(),
         TyDiQa(),
         NaturalInstructions(),
+        CruxEval(),
+        MuTual(),
     )
 }

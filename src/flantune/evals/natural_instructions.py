@@ -9,7 +9,7 @@ be more or fewer than the 119. Flan's mixture trains on all of Natural Instructi
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from flantune.evals.benchmark import only_split as check_split
 from flantune.evals.extract import UNREAD
 from flantune.evals.files import existing, read_json, read_text
 from flantune.evals.metrics import score_text
-from flantune.types import Item
+from flantune.types import Item, Metric
 
 INSTANCES = 100  # of each task, the first ones
 CATEGORIES = (
@@ -49,12 +49,15 @@ class NaturalInstructions(FileBenchmark):
     ability: Ability = "in-context learning"
     datasets: tuple[str, ...] = ("natural_instructions",)
     tasks_are_datasets: bool = True
+    chosen: tuple[str, ...] = ()  # these tasks, whatever their category, in place of the test tasks
+    metric: Metric = "rouge_l"
 
     def parts(self, path: Path, mode: str, split: str, *, exemplars: bool = True) -> Iterator[Part]:
         check_split(self, split)
-        for file in chosen_tasks(existing(path, "Natural Instructions")):
+        folder = existing(path, "Natural Instructions")
+        for file in named_tasks(folder, self.chosen) if self.chosen else chosen_tasks(folder):
             task = _task(file)
-            if task["Categories"][0] not in CATEGORIES and not _listed(file):
+            if not self.chosen and task["Categories"][0] not in CATEGORIES and not _listed(file):
                 continue
             yield Part(
                 task=_name(file),
@@ -70,7 +73,7 @@ class NaturalInstructions(FileBenchmark):
                 ],
                 key=("natural_instructions", _name(file)),
                 max_new_tokens=128,
-                metric="rouge_l",
+                metric=self.metric,
             )
 
     def extract(self, item: Item, output: str, reading: Reading = "default") -> Extraction:
@@ -92,10 +95,14 @@ def chosen_tasks(path: Path) -> list[Path]:
             raise RecipeError(f"{folder}: no taskN_NAME.json in it.")
         return found
     names = [name.strip() for name in read_text(listed).split("\n") if name.strip()]
+    return named_tasks(folder, names, f"a task of {listed}")
+
+
+def named_tasks(path: Path, names: Sequence[str], what: str = "a task asked for") -> list[Path]:
+    """Raises RecipeError for one that is not there."""
+    folder = path / "tasks" if (path / "tasks").is_dir() else path
     there = {_name(file): file for file in folder.glob("task*.json*")}
-    return [
-        there[name] if name in there else existing(folder / f"{name}.json", f"a task of {listed}") for name in names
-    ]
+    return [there[name] if name in there else existing(folder / f"{name}.json", what) for name in names]
 
 
 def _name(file: Path) -> str:
