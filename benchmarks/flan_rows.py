@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,23 @@ def in_child(script: str, arguments: Sequence[str]) -> dict[str, Any]:
     """The last line of a run of its own, as JSON: each side starts with the same memory and the same threads."""
     done = subprocess.run([sys.executable, script, *arguments], stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def training_arguments(about: str | None, sizes: Iterable[str], rows: int, **hidden: type) -> argparse.Namespace:
+    """What the training benchmarks are called with; `hidden` ones are told to the sides, each a process of its own."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of collections")
+    parser.add_argument("--examples", type=int, default=6_000, help="prompts of the stream to encode")
+    parser.add_argument("--rows", type=int, default=rows, help="packed rows to a step")
+    parser.add_argument("--steps", type=int, default=3, help="timed, after one to warm up")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--size", choices=tuple(sizes), default="small")
+    for name, kind in {"side": str, "held": Path, **hidden}.items():
+        parser.add_argument(f"--{name}", help=argparse.SUPPRESS, type=kind)
+    asked = parser.parse_args()
+    if asked.data is None and not asked.side:
+        parser.error("--data is needed")
+    return asked
 
 
 def peak_memory() -> int:

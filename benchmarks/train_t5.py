@@ -22,7 +22,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flan_rows import flan_examples, in_child, packed_rows, peak_memory, read_examples, write_examples
+from flan_rows import (
+    flan_examples,
+    in_child,
+    packed_rows,
+    peak_memory,
+    read_examples,
+    training_arguments,
+    write_examples,
+)
 
 from flantune.types import Encoded, Packed
 
@@ -233,21 +241,10 @@ def ratio(figures: dict[str, Any], unit: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder of collections")
-    parser.add_argument("--examples", type=int, default=6_000, help="prompts of the stream to encode")
-    parser.add_argument("--rows", type=int, default=3, help="packed rows to a step")
-    parser.add_argument("--steps", type=int, default=3, help="timed, after one to warm up")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--size", choices=SIZES, default="small")
-    for hidden in ("--side", "--batch", "--held"):
-        parser.add_argument(hidden, help=argparse.SUPPRESS, type={"--batch": int, "--held": Path}.get(hidden, str))
-    asked = parser.parse_args()
+    asked = training_arguments(__doc__, SIZES, rows=3, batch=int)
     if asked.side:
         print(json.dumps(side(asked.side, asked)))
         return
-    if asked.data is None:
-        parser.error("--data is needed")
     with tempfile.TemporaryDirectory() as temporary:
         found = measure(asked, Path(temporary))
     value = ratio(found["figures"], "useful_tokens_per_second")

@@ -89,23 +89,8 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface: query (B, heads, L, d) and so on -> (B, L, heads, d)."""
     if packed is None:
-        if attention_mask is not None and attention_mask.shape == READY.shape and query.shape[2] > 1:
-            raise ModelError(
-                f"{type(module).__name__}: expected the packing of its batch, got none: a layer above lost the keyword "
-                "'packed', and the examples would see each other."
-            )
-        if softcap is not None:
-            return _capped(module, query, key, value, attention_mask, scaling, softcap), None
-        own: dict[str, Any] = {
-            "sliding_window": sliding_window,
-            "dropout": dropout,
-            "scaling": scaling,
-            "position_bias": position_bias,
-        }
-        made: tuple[torch.Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, **own, **kwargs
-        )
-        return made
+        own = {"sliding_window": sliding_window, "dropout": dropout, "scaling": scaling, "position_bias": position_bias}
+        return _unpacked(module, query, key, value, attention_mask, softcap, **own, **kwargs), None
     attending = _attending(module, packed)
     if sliding_window is not None and isinstance(module, T5GemmaSelfAttention) and not module.is_causal:
         sliding_window += 1  # transformers lets an encoder see the key at that very distance, a decoder none so far
@@ -134,6 +119,27 @@ def packed_attention(
     if kernel == "fused":
         return fused_attention(query, key, value, attending, scoring, bias, sliding_window)[None], None
     return bucketed_attention(query, key, value, attending, scoring, offsets)[None], None
+
+
+def _unpacked(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    softcap: float | None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """transformers' own attention, for a batch that is not packed."""
+    if attention_mask is not None and attention_mask.shape == READY.shape and query.shape[2] > 1:
+        raise ModelError(
+            f"{type(module).__name__}: expected the packing of its batch, got none: a layer above lost the keyword "
+            "'packed', and the examples would see each other."
+        )
+    if softcap is not None:
+        return _capped(module, query, key, value, attention_mask, kwargs["scaling"], softcap)
+    made: torch.Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)[0]
+    return made
 
 
 def _attending(module: torch.nn.Module, packed: PackedLayout) -> Attending:

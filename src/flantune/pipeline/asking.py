@@ -21,7 +21,7 @@ from flantune.inference.answers import Request
 from flantune.inference.backends import Capabilities, ChatTemplate, Local, Prices, Refused
 from flantune.inference.requests import Generated, GenerateRequest, Scored, ScoreRequest
 from flantune.pipeline.crew import PipeCrew
-from flantune.pipeline.parallel import MAX_LOSSES, Failure, Workers, _processors
+from flantune.pipeline.parallel import MAX_LOSSES, Failure, Workers, available_processors
 from flantune.recipe import EvalSpec
 
 Answer = Generated | Scored | Refused
@@ -213,7 +213,7 @@ def _open_crew(job: AskingJob, workers: Workers) -> tuple[Crew, int]:
         return open_asking_crew(workers.ray, job, workers.count)
     devices = _devices()
     number = workers.count or max(1, len(devices))
-    threads = max(1, _processors() // number)
+    threads = max(1, available_processors() // number)
     return LocalCrew(replace(job, threads=threads), devices), number
 
 

@@ -94,10 +94,10 @@ def hire(workers: Workers, job: Job) -> BlocksAhead:
 
         crew, processors = open_crew(workers.ray, job)
         return BlocksAhead(crew, workers.count or processors)
-    return BlocksAhead(LocalCrew(job), workers.count or _processors())
+    return BlocksAhead(LocalCrew(job), workers.count or available_processors())
 
 
-def _processors() -> int:
+def available_processors() -> int:
     """Those this process may use, where the system says."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -14,15 +14,12 @@ from flantune.errors import StateError
 from flantune.inference.answers import Request
 from flantune.pipeline.asking import AskingJob, Heard, answers_to, heard_from, open_worker
 from flantune.pipeline.parallel import Failure
-from flantune.pipeline.ray_build import START_SECONDS, _connect, _import_ray
+from flantune.pipeline.ray_cluster import START_SECONDS, joined, lost_errors
 
 
 def open_asking_crew(address: str, job: AskingJob, count: int | None) -> tuple[RayCrew, int]:
     """Workers-to-be of the cluster at `address`, and their number: one per GPU, or else one per machine."""
-    ray = _import_ray()
-    started = not ray.is_initialized()
-    if started:
-        _connect(ray, address)
+    ray, started = joined(address)
     resources = ray.cluster_resources()
     gpus, machines = int(resources.get("GPU", 0)), sum(1 for node in ray.nodes() if node["Alive"])
     number = count or gpus or machines
@@ -39,12 +36,7 @@ class RayCrew:
         self._streams: dict[Any, int] = {}  # what a worker says, bit by bit
         self._hired = 0
         self._placed = False
-        self._lost = (
-            ray.exceptions.RayActorError,
-            ray.exceptions.WorkerCrashedError,
-            ray.exceptions.ObjectLostError,
-            ray.exceptions.OutOfMemoryError,
-        )
+        self._lost = lost_errors(ray)
 
     def hire(self) -> int:
         self._hired += 1

@@ -6,10 +6,8 @@ same path (a shared file system); to a machine that does not, its store and toke
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
-import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flantune.errors import RecipeError, StateError
+from flantune.errors import StateError
 from flantune.pipeline.parallel import Event, Failure, Job, answer, block_maker, event_of, one_thread
+from flantune.pipeline.ray_cluster import START_SECONDS, joined, lost_errors
 from flantune.tokens.block import PackedBlock
 
-START_SECONDS = 300.0  # that the cluster may take to place a first worker
 CHUNK = 32 << 20  # bytes of a file that travel at once
 _MISSING = "missing"
 _NOT_COPIED = (("data", "shards"), ("data", "tokens"))  # of the run's folder: what the build writes, what workers add
@@ -34,49 +32,8 @@ def open_crew(address: str, job: Job) -> tuple[RayCrew, int]:
 
     Raises RecipeError without Ray, StateError where the cluster cannot be reached.
     """
-    ray = _import_ray()
-    started = not ray.is_initialized()
-    if started:
-        _connect(ray, address)
+    ray, started = joined(address)
     return RayCrew(ray, job, stop_ray=started), max(1, int(ray.cluster_resources().get("CPU", 1)))
-
-
-def _import_ray() -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import: it asks nobody and tells nobody
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError:
-        raise RecipeError("--ray needs Ray, which is not installed here: pip install 'flantune[ray]'.") from None
-    return ray
-
-
-def _connect(ray: Any, address: str) -> None:
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    named = os.environ.get("RAY_ADDRESS", "auto") if address == "auto" else address
-    try:
-        if named not in ("auto", "local"):
-            _knock(named)
-        if address == "auto":  # RAY_ADDRESS, a cluster that runs here, or a new one
-            ray.init(**options)
-        elif address == "local":
-            ray.init(address="local", include_dashboard=False, **options)
-        else:
-            ray.init(address=address, **options)
-    except (RuntimeError, ValueError, OSError) as e:
-        first_line = str(e).strip().split("\n")[0][:200]
-        raise StateError(
-            f"--ray-address {named}: no cluster could be reached: {type(e).__name__}: {first_line} Give the "
-            "HOST:PORT that 'ray start --head' printed, or 'local'."
-        ) from e
-
-
-def _knock(address: str) -> None:
-    """Raises OSError where nobody listens: Ray itself would try for minutes and then end the process."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise OSError(f"'{address}' is no HOST:PORT.")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 class RayCrew:
@@ -91,12 +48,7 @@ class RayCrew:
         self._copies: list[Path] = []
         self._hired = 0
         self._placed = False
-        self._lost = (
-            ray.exceptions.RayActorError,
-            ray.exceptions.WorkerCrashedError,
-            ray.exceptions.ObjectLostError,
-            ray.exceptions.OutOfMemoryError,
-        )
+        self._lost = lost_errors(ray)
 
     def hire(self) -> int:
         self._hired += 1

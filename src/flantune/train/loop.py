@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -91,84 +91,140 @@ def train(
     precision = choose_precision(spec.precision, next(model.parameters()).device)
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
-    made_of = _identity(spec, seed, family, identity or {})
-    checkpoints = folder / CHECKPOINTS
-    found = latest_checkpoint(checkpoints, ranks)
-    optimizer = make_optimizer(spec.optimizer, model)
-    window, whole, start = Totals(), Totals(), 0
+    run = _Run(
+        model=model,
+        objective=objective,
+        batches=batches,
+        spec=spec,
+        folder=folder,
+        seed=seed,
+        made_of=_identity(spec, seed, family, identity or {}),
+        optimizer=make_optimizer(spec.optimizer, model),
+        precision=precision,
+        ranks=ranks,
+        selection=selection,
+        speed=speed,
+        on_step=on_step,
+    )
+    found = latest_checkpoint(folder / CHECKPOINTS, ranks)
+    start = step = 0 if found is None else run.resume(found)
     if found is not None:
-        _require_same(found, made_of, spec)
-        start = found.step
-        window, whole = Totals.from_json(found.extra["window"]), Totals.from_json(found.extra["whole"])
-        if selection is not None:
-            selection.resume(folder, start)
         if _finished(start, spec, selection):
-            return _end(checkpoints, start, start, whole, precision, model, ranks, selection, held=None)
-        restore_checkpoint(found, model, optimizer, ranks)
+            return _end(run, start, start, held=None)
+        restore_checkpoint(found, model, run.optimizer, ranks)
 
-    step = start
     with ExitStack() as stack:
-        log = stack.enter_context(MetricsLog(folder, start, spec.watch)) if ranks.main else None
+        run.log = stack.enter_context(MetricsLog(folder, start, spec.watch)) if ranks.main else None
         interrupted = stack.enter_context(_interrupt_after_step())
         stack.enter_context(_training_mode(model, spec))
-
-        def measure(checkpoint: Checkpoint) -> None:
-            if selection is not None and selection.due(checkpoint.step, spec.steps):
-                moment = Moment(checkpoint=checkpoint, objective=objective, ranks=ranks, precision=precision)
-                made = selection.evaluate(moment, folder)
-                if log is not None:
-                    log.show(made.step, {f"selection/{selection.spec.by}": made.value})
-
         if found is not None:
-            measure(found)  # where a kill came between its saving and its measuring
+            run.measure(found)  # where a kill came between its saving and its measuring
         while not _finished(step, spec, selection):
             step += 1
-            rate = learning_rate(spec.optimizer, step, spec.steps)
-            set_learning_rate(optimizer, rate)
-            sums = train_step(
-                model,
-                family,
-                optimizer,
-                batches(step - 1),
-                spec,
-                step,
-                seed,
-                precision,
-                ranks=ranks,
-                objective=objective,
-            )
-            window.add(sums)
-            whole.add(sums)
-            if on_step is not None and ranks.main:
-                on_step(metrics_of(step, _only(sums), whole, rate, speed))
-            last = step == spec.steps
-            if step % spec.log_every == 0 or last:
-                if log is not None:
-                    log.write(metrics_of(step, window, whole, rate, speed))
-                window = Totals()
+            run.step(step)
             stopping = bool(ranks.sum([float(interrupted())])[0])
-            due = selection is not None and selection.due(step, spec.steps)
-            if step % spec.checkpoint_every == 0 or last or stopping or due:
-                if log is not None:
-                    log.sync()
-                extra = {"identity": made_of, "window": window.to_json(), "whole": whole.to_json()}
-                best = None if selection is None else selection.best
-                path = save_checkpoint(
-                    checkpoints,
-                    step,
-                    model,
-                    optimizer,
-                    extra,
-                    keep=spec.keep_checkpoints,
-                    protected=() if best is None else (best.step,),
-                    ranks=ranks,
-                )
-                if stopping and not last:
+            if stopping or run.saves_after(step):
+                saved = run.save(step)
+                if stopping and step < spec.steps:
                     raise KeyboardInterrupt
-                measure(Checkpoint(path, step, extra))
-        if window.steps and log is not None:  # it stopped between two lines
-            log.write(metrics_of(step, window, whole, learning_rate(spec.optimizer, step, spec.steps), speed))
-    return _end(checkpoints, step, start, whole, precision, model, ranks, selection, held=step)
+                run.measure(saved)
+        run.write_line(step)  # where it stopped between two lines
+    return _end(run, step, start, held=step)
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """What the steps of one call of `train` share, and what they have counted."""
+
+    model: PreTrainedModel
+    objective: Objective
+    batches: Batches
+    spec: TrainSpec
+    folder: Path
+    seed: int
+    made_of: Mapping[str, Any]
+    optimizer: torch.optim.Optimizer
+    precision: Precision
+    ranks: Ranks
+    selection: Selection | None
+    speed: Speed | None
+    on_step: Callable[[Metrics], None] | None
+    log: MetricsLog | None = None  # on rank 0
+    window: Totals = field(default_factory=Totals)  # since the last line of the log
+    whole: Totals = field(default_factory=Totals)  # resumed parts included
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / CHECKPOINTS
+
+    def resume(self, found: Checkpoint) -> int:
+        """Take over its counts; the steps it has. Raises StateError where it is another training's."""
+        _require_same(found, self.made_of, self.spec)
+        self.window = Totals.from_json(found.extra["window"])
+        self.whole = Totals.from_json(found.extra["whole"])
+        if self.selection is not None:
+            self.selection.resume(self.folder, found.step)
+        return found.step
+
+    def step(self, step: int) -> None:
+        """Train, count, tell."""
+        rate = learning_rate(self.spec.optimizer, step, self.spec.steps)
+        set_learning_rate(self.optimizer, rate)
+        sums = train_step(
+            self.model,
+            self.objective.family,
+            self.optimizer,
+            self.batches(step - 1),
+            self.spec,
+            step,
+            self.seed,
+            self.precision,
+            ranks=self.ranks,
+            objective=self.objective,
+        )
+        self.window.add(sums)
+        self.whole.add(sums)
+        if self.on_step is not None and self.ranks.main:
+            self.on_step(metrics_of(step, _only(sums), self.whole, rate, self.speed))
+        if step % self.spec.log_every == 0 or step == self.spec.steps:
+            self.write_line(step)
+
+    def write_line(self, step: int) -> None:
+        """A line of the log for the steps since the last one, if there are any."""
+        if self.window.steps and self.log is not None:
+            rate = learning_rate(self.spec.optimizer, step, self.spec.steps)
+            self.log.write(metrics_of(step, self.window, self.whole, rate, self.speed))
+        self.window = Totals()
+
+    def saves_after(self, step: int) -> bool:
+        due = self.selection is not None and self.selection.due(step, self.spec.steps)
+        return step % self.spec.checkpoint_every == 0 or step == self.spec.steps or due
+
+    def save(self, step: int) -> Checkpoint:
+        if self.log is not None:
+            self.log.sync()
+        extra = {"identity": self.made_of, "window": self.window.to_json(), "whole": self.whole.to_json()}
+        best = None if self.selection is None else self.selection.best
+        path = save_checkpoint(
+            self.checkpoints,
+            step,
+            self.model,
+            self.optimizer,
+            extra,
+            keep=self.spec.keep_checkpoints,
+            protected=() if best is None else (best.step,),
+            ranks=self.ranks,
+        )
+        return Checkpoint(path, step, extra)
+
+    def measure(self, checkpoint: Checkpoint) -> None:
+        """On the selection split, where that is due."""
+        if self.selection is None or not self.selection.due(checkpoint.step, self.spec.steps):
+            return
+        moment = Moment(checkpoint=checkpoint, objective=self.objective, ranks=self.ranks, precision=self.precision)
+        made = self.selection.evaluate(moment, self.folder)
+        if self.log is not None:
+            self.log.show(made.step, {f"selection/{self.selection.spec.by}": made.value})
 
 
 def _finished(step: int, spec: TrainSpec, selection: Selection | None) -> bool:
@@ -177,24 +233,14 @@ def _finished(step: int, spec: TrainSpec, selection: Selection | None) -> bool:
     return selection.stopped or (step >= spec.steps and not selection.due(step, spec.steps))
 
 
-def _end(
-    checkpoints: Path,
-    step: int,
-    start: int,
-    whole: Totals,
-    precision: Precision,
-    model: PreTrainedModel,
-    ranks: Ranks,
-    selection: Selection | None,
-    *,
-    held: int | None,
-) -> TrainReport:
+def _end(run: _Run, step: int, start: int, *, held: int | None) -> TrainReport:
     """Give the model the chosen step's weights, where those are not what it holds."""
-    best = None if selection is None else selection.best
+    best, ranks, whole = None if run.selection is None else run.selection.best, run.ranks, run.whole
     chosen = step if best is None else best.step
     if chosen != held:
-        load_weights(ranks.tell(ranks.first(lambda: checkpoint_of(checkpoints, chosen))), model, ranks)  # type: ignore[arg-type]
-    model.eval()
+        found = ranks.tell(ranks.first(lambda: checkpoint_of(run.checkpoints, chosen)))
+        load_weights(found, run.model, ranks)  # type: ignore[arg-type]
+    run.model.eval()
     return TrainReport(
         steps=step,
         chosen_step=chosen,
@@ -205,7 +251,7 @@ def _end(
         input_tokens=whole.input_tokens,
         target_tokens=whole.target_tokens,
         seconds=whole.seconds,
-        precision=precision,
+        precision=run.precision,
     )
 
 
