@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,36 @@ def need_lm_eval() -> None:
 
 
 def mmlu_prompts(data: Path, subjects: int, items: int, fits: Callable[[str], bool]) -> tuple[list[Asked], int]:
-    """The first `items` of each of so many subjects of the test split, 5-shot direct in the original's words, and how
-    many exemplars were dropped for room. The subjects are those of the middle items of equal shares of all items, by
-    their mean prompts' lengths: so they are about as long as all are."""
+    """So many subjects of the test split, 5-shot direct in the original's words, `items` of each (0: all), and how many
+    exemplars were dropped for room. Taken are the subjects nearest to the mean over all items, both in what
+    their prompts share and in what each has of its own."""
     from flantune.evals.catalog import BENCHMARKS
 
     benchmark = BENCHMARKS["mmlu_original"]
     folder = data / benchmark.folder
-    posed = list(benchmark.items(folder, "direct", split="test", limit=items, fits=fits))
-    counts = {part.task: len(part.questions) for part in benchmark.parts(folder, "direct", "test")}
-    return _spread(posed, subjects, counts)
+    limit = items or None
+    posed = list(benchmark.items(folder, "direct", split="test", fits=lambda prompt: True))
+    shapes = _shapes(posed)
+    total = sum(count for count, _, _ in shapes.values())
+    shared, own = (sum(s[0] * s[i] for s in shapes.values()) / total for i in (1, 2))
+    far = {t: abs(math.log(s[1] / shared)) + abs(math.log(s[2] / own)) for t, s in shapes.items()}
+    chosen = sorted(far, key=lambda task: far[task])[:subjects]
+    if limit or not all(fits(p.item.prompt) for p in posed if p.item.task in chosen):
+        posed = list(benchmark.items(folder, "direct", split="test", limit=limit, fits=fits))
+    return _asked(posed, chosen)
+
+
+def _shapes(posed: Iterable[Any]) -> dict[str, tuple[int, int, float]]:
+    """Of each task: its items, characters their prompts begin with alike, and characters of each one's own."""
+    by_task: dict[str, list[str]] = {}
+    for p in posed:
+        by_task.setdefault(p.item.task, []).append(p.item.prompt)
+    found = {}
+    for task, prompts in by_task.items():
+        pairs = zip(min(prompts), max(prompts), strict=False)
+        alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        found[task] = (len(prompts), alike, sum(map(len, prompts)) / len(prompts) - alike)
+    return found
 
 
 def bbh_prompts(data: Path, tasks: int, items: int, fits: Callable[[str], bool]) -> tuple[list[Asked], int]:
@@ -55,19 +76,16 @@ def bbh_prompts(data: Path, tasks: int, items: int, fits: Callable[[str], bool])
 
     benchmark = BENCHMARKS["bbh"]
     posed = list(benchmark.items(data / benchmark.folder, "cot", limit=items, fits=fits))
-    return _spread(posed, tasks)
-
-
-def _spread(posed: Sequence[Any], tasks: int, counts: Mapping[str, int] | None = None) -> tuple[list[Asked], int]:
-    """`counts`: how many items each task has in all; alike where not given."""
-    by_task: dict[str, list[Any]] = {}
+    lengths: dict[str, list[int]] = {}
     for p in posed:
-        by_task.setdefault(p.item.task, []).append(p)
-    names = sorted(by_task, key=lambda t: sum(len(p.item.prompt) for p in by_task[t]) / len(by_task[t]))
-    reached = list(accumulate(1 if counts is None else counts[name] for name in names))
-    middles = [(2 * i + 1) * reached[-1] / (2 * tasks) for i in range(tasks)]
-    chosen = dict.fromkeys(names[next(n for n, r in enumerate(reached) if r >= middle)] for middle in middles)
-    own = [p for name in chosen for p in by_task[name]]
+        lengths.setdefault(p.item.task, []).append(len(p.item.prompt))
+    # The middles of equal shares of all tasks, by their mean length: so they are about as long as all are.
+    names = sorted(lengths, key=lambda task: sum(lengths[task]) / len(lengths[task]))
+    return _asked(posed, [names[(2 * i + 1) * len(names) // (2 * tasks)] for i in range(tasks)])
+
+
+def _asked(posed: Iterable[Any], tasks: Sequence[str]) -> tuple[list[Asked], int]:
+    own = [p for p in posed if p.item.task in tasks]
     asked = [Asked(p.item.id, p.item.prompt, tuple(p.item.options or ()), tuple(p.item.stop)) for p in own]
     return asked, sum(p.shots_dropped for p in own)
 

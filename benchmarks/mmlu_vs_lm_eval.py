@@ -1,6 +1,6 @@
 """MMLU 5-shot direct: items per second and peak memory beside lm-evaluation-harness on the same model folder.
 
-    python benchmarks/mmlu_vs_lm_eval.py --data DIR --family causal|t5 [--subjects 4] [--items 64] [--threads 2]
+    python benchmarks/mmlu_vs_lm_eval.py --data DIR --family causal|t5 [--subjects 2] [--items 0] [--threads 2]
 
 A random model of the stated shape, the same prompt strings, single precision. The prediction of every item is compared;
 where two options lie nearer than single precision rounds, the item is named. Prompts hold at most 2,048 tokens:
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--family", choices=("causal", "t5"), required=True)
-    parser.add_argument("--subjects", type=int, default=4)
-    parser.add_argument("--items", type=int, default=64, help="of each subject")
+    parser.add_argument("--subjects", type=int, default=2, help="those most like the mean of all items")
+    parser.add_argument("--items", type=int, default=0, help="of each subject; 0: all, so that sharing is the test's")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=0, help="of lm-eval; the fastest of a few when not given")
@@ -111,6 +112,7 @@ def main() -> None:
         "memory_target": MEMORY_TARGET[args.family],
         **found,
         "items": len(asked),
+        "subjects": dict(Counter(a.id.rpartition("/")[0] or a.id for a in asked)),
         "shots_dropped": dropped,
         "cut": sum(n > MAX_LENGTH for n in tokens),
         "mean_tokens": sum(tokens) / len(tokens),

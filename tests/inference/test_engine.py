@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM, T5ForConditionalGeneration
 from flantune.errors import ModelError
 from flantune.inference import Engine, GenerateRequest, ScoreRequest
 from flantune.inference.stops import cut_at
-from flantune.tokens.tokenizer import Tokenizer
+from flantune.tokens.tokenizer import Tokenizer, train_tokenizer
 
 PROMPTS = (
     "The ferry left at nine.",
@@ -270,3 +270,18 @@ def test_bf16_is_another_precision_of_the_same_scores(engine: Engine):
     rounded = scores(engine, requests)
     assert rounded != exact
     assert np.allclose(rounded, exact, rtol=0.1, atol=0.5)
+
+
+@pytest.mark.parametrize("prefix_space", [False, True])
+def test_options_behind_long_prompts_are_tokenised_as_one_text_with_them(
+    prefix_space: bool, llama: LlamaForCausalLM, tmp_path_factory: pytest.TempPathFactory
+):
+    lines = ["The ferry left at nine and the kiln was cold.", "A. 24 jars", "B.  渡轮九点出发。", "Answer:"] * 9
+    own = train_tokenizer(lines, 400, tmp_path_factory.mktemp("own"), prefix_space=prefix_space)
+    engine = Engine(llama, own, "causal", 512, prompt_eos=False)
+    prompts = ["\n".join(lines[:n]) + end for n in range(1, 9) for end in ("", "\n", " ", "\n\n", " B. 2")]
+    options = (" A", " B", "4 jars", "\n渡轮")
+    found = engine._encode_options([ScoreRequest(prompt=p, options=options) for p in prompts])
+    for prompt, kept, behind in zip(prompts, *found[:2], strict=True):
+        for option, tokens in zip(options, behind, strict=True):
+            assert [*kept.tolist(), *tokens.tolist()] == own.encode(prompt + option).tolist()

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from flantune.tokens.tokenizer import Tokenizer
 
 T = TypeVar("T")
+_TEXTS = 256  # tokenised at once
+_SEAM = 64  # characters: no token is as long
 FamilyName = Literal["encoder-decoder", "causal", "prefix"]
 
 
@@ -168,9 +170,12 @@ class Engine:
         found: list[Tokens] = [np.zeros(0, dtype=np.int32)] * len(texts)
         for kind in (False, True):
             chosen = [i for i, s in enumerate(special) if s is kind]
-            encoded = self.tokenizer.encode_batch([texts[i] for i in chosen], parse_special=kind)
-            for i, tokens in zip(chosen, encoded, strict=True):
-                found[i] = tokens
+            # A few at a time: while they are made, tokens take some hundred bytes each.
+            for start in range(0, len(chosen), _TEXTS):
+                few = chosen[start : start + _TEXTS]
+                encoded = self.tokenizer.encode_batch([texts[i] for i in few], parse_special=kind)
+                for i, tokens in zip(few, encoded, strict=True):
+                    found[i] = tokens
         return found
 
     def _encode_prompts(self, requests: Sequence[GenerateRequest | ScoreRequest]) -> tuple[list[Tokens], list[bool]]:
@@ -202,38 +207,56 @@ class Engine:
         return np.append(kept, self.tokenizer.eos_id).astype(np.int32), len(kept) < len(tokens)
 
     def _encode_options(self, requests: Sequence[ScoreRequest]) -> tuple[list[Tokens], list[list[Tokens]], list[bool]]:
-        flat = [(r, option) for r, request in enumerate(requests) for option in request.options]
         if self.prompt_eos:
             # After EOS an answer starts as every target does: without the blank that would part it from a text.
-            encoded = self.tokenizer.encode_batch([option.lstrip(" ") for _, option in flat])
+            flat = [option.lstrip(" ") for request in requests for option in request.options]
+            encoded = iter(self.tokenizer.encode_batch(flat))
             prompts, cut = self._encode_prompts(requests)
-            grouped = _group(len(requests), flat, encoded)
+            grouped = [[next(encoded) for _ in request.options] for request in requests]
         else:
-            # Prompt and option are tokenised as one text, as the model would meet them. Tokens may span the seam:
-            # the options are then scored from where their tokenisations part from the prompt's.
-            special = [requests[r].special for r, _ in flat]
-            encoded = self._encode_texts([requests[r].prompt + option for r, option in flat], special)
-            alone = self._encode_texts([r.prompt for r in requests], [r.special for r in requests])
             prompts, grouped, cut = [], [], []
-            for own, wholes in zip(alone, _group(len(requests), flat, encoded), strict=True):
-                seam = min(_common_prefix(own, whole) for whole in wholes)
+            alone = self._encode_texts([r.prompt for r in requests], [r.special for r in requests])
+            for own, (seam, behind) in zip(alone, self._encode_behind(requests, alone), strict=True):
                 if seam == 0:
                     raise ModelError("a prompt without tokens of its own: a model without EOS has nothing to read.")
                 prompt, was_cut = self._fit(own[:seam])
                 prompts.append(prompt)
+                grouped.append(behind)
                 cut.append(was_cut)
-                grouped.append([whole[seam:] for whole in wholes])
         for request, given in zip(requests, grouped, strict=True):
             if any(len(option) == 0 for option in given):
                 raise ModelError(f"an option of {shorten(request.options)} has no tokens, so it cannot be scored.")
         return prompts, grouped, cut
 
+    def _encode_behind(
+        self, requests: Sequence[ScoreRequest], alone: Sequence[Tokens]
+    ) -> Iterator[tuple[int, list[Tokens]]]:
+        """How many of each prompt's own tokens stay, and the options' tokens behind them. Prompt and option are
+        tokenised as one text, as the model would meet them. Tokens may span the seam: the options are then scored from
+        where their tokenisations part from the prompt's."""
+        for start in range(0, len(requests), _TEXTS // 4):
+            few = requests[start : start + _TEXTS // 4]
+            firsts = [_last_lines(request.prompt) for request in few]
+            texts = [r.prompt[f:] + o for r, f in zip(few, firsts, strict=True) for o in ("", *r.options)]
+            special = [r.special for r in few for _ in ("", *r.options)]
+            encoded = iter(self._encode_texts(texts, special))
+            for request, first, own in zip(few, firsts, alone[start:], strict=False):
+                lines, *wholes = (next(encoded) for _ in ("", *request.options))
+                head = len(own) - len(lines)
+                seam = min(_common_prefix(lines, whole) for whole in wholes)
+                if first and (seam == 0 or head < 1 or not np.array_equal(own[head:], lines)):
+                    # This tokenizer reads the last lines differently behind the others: all of it once more.
+                    head, texts = 0, [request.prompt + option for option in request.options]
+                    wholes = self._encode_texts(texts, [request.special] * len(texts))
+                    seam = min(_common_prefix(own, whole) for whole in wholes)
+                yield head + seam, [whole[seam:].copy() for whole in wholes]  # no views, which would keep the whole
 
-def _group(count: int, flat: Sequence[tuple[int, str]], encoded: Sequence[Tokens]) -> list[list[Tokens]]:
-    grouped: list[list[Tokens]] = [[] for _ in range(count)]
-    for (request, _), tokens in zip(flat, encoded, strict=True):
-        grouped[request].append(tokens)
-    return grouped
+
+def _last_lines(prompt: str) -> int:
+    """Where the last lines of a long prompt begin, so far before its end that no token reaches from there to an option;
+    0: nowhere but at its start. Tokenising a few-shot prompt again for each option would take a tenth of all the
+    time."""
+    return prompt.rfind("\n", 0, max(0, len(prompt) - _SEAM)) + 1
 
 
 def _common_prefix(a: Tokens, b: Tokens) -> int:

@@ -6,7 +6,7 @@ samples, an encoded prompt) is kept once in a `Store` and looked at by all its r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from flantune.inference.crossing import Absorbed, Crossing
 from flantune.inference.parts import attend_part, merge_into
 from flantune.inference.waves import Scoring, Store
 
@@ -131,8 +132,18 @@ class Longest:
 class Step:
     """Attention of one new token per row: to the row's own tokens, then to the runs it shares with others."""
 
-    def __init__(self, slab: Slab, store: Store, shared: Sequence[Shared], device: torch.device) -> None:
+    def __init__(
+        self,
+        slab: Slab,
+        store: Store,
+        shared: Sequence[Shared],
+        device: torch.device,
+        crossing: Crossing | None = None,
+        absorbed: Mapping[int, Absorbed] | None = None,
+    ) -> None:
+        """`crossing` has encoder states of rows that share no run, `absorbed` what each layer does with them."""
         self.slab, self.store, self.shared, self.device = slab, store, shared, device
+        self.crossing, self.absorbed = crossing, absorbed or {}
         self.lengths = torch.from_numpy(slab.lengths).to(device)
         self.own = Longest(int(slab.lengths.max(initial=0)) + 1)
         self._masks: dict[Any, Tensor | None] = {}
@@ -141,7 +152,7 @@ class Step:
         query = query.transpose(1, 2)[0]  # (R, H, d)
         layer = int(module.layer_idx)
         if _is_cross(module):
-            return self._attend_shared(query, None, None, layer, scoring)[None]
+            return self._attend_encoded(query, layer, scoring)[None]
         k, v = self.slab.append(layer, key.transpose(1, 2)[0], value.transpose(1, 2)[0])
         rows, heads, width = query.shape
         folded = query.view(rows, k.shape[1], -1, width)  # the heads that share a key, below each other
@@ -153,11 +164,21 @@ class Step:
             out = self._attend_shared(query, out, total, layer, scoring)
         return out[None]
 
+    def _attend_encoded(self, query: Tensor, layer: int, scoring: Scoring) -> Tensor:
+        if not self.crossing:
+            return self._attend_shared(query, None, None, layer, scoring)
+        self.crossing.planned()
+        made = self.crossing.attend(query.index_select(0, self.crossing.order), self.absorbed[layer], scoring)
+        out = made.new_empty(query.shape[0], *made.shape[1:])
+        if self.shared:
+            self._attend_shared(query, out, None, layer, scoring)
+        return out.index_copy_(0, self.crossing.order, made)
+
     def _attend_shared(
         self, query: Tensor, out: Tensor | None, total: Tensor | None, layer: int, scoring: Scoring
     ) -> Tensor:
-        """`out` is what the rows have so far; None: nothing, and every row has exactly one run."""
-        alone = out is None
+        """`out` is what the rows have so far, and `total` its weight; None: nothing, a row has one run at most."""
+        alone = total is None
         for run in self.shared:
             k, v = self.store.get(run.key, layer)
             seen = self._near(run, k.shape[1], scoring.window)

@@ -7,6 +7,7 @@ the wave: attention is computed part by part (`parts.py`).
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -305,9 +306,7 @@ def asked_attention(
 @contextmanager
 def asking(model: Any) -> Iterator[None]:
     """The model attends as `packed` says inside the block, as before after it. Weights and modules are untouched."""
-    from transformers import PreTrainedModel
-
-    configs = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}.values()
+    configs = _configs(model)
     before = [(config, config._attn_implementation) for config in configs]
     try:
         for config in configs:
@@ -316,6 +315,20 @@ def asking(model: Any) -> Iterator[None]:
     finally:
         for config, name in before:
             config._attn_implementation = name
+
+
+_KNOWN: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
+
+
+def _configs(model: Any) -> list[Any]:
+    """Of the model and the models inside it. Found once: to look takes about as long as a step of a small decoder."""
+    from transformers import PreTrainedModel
+
+    known = _KNOWN.get(model)
+    if known is None or all(config is not model.config for config in known):
+        known = list({id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}.values())
+        _KNOWN[model] = known
+    return known
 
 
 AttentionInterface.register(ASKED, asked_attention)

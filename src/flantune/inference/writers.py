@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flantune.inference.crossing import WIDEST, Absorbed, Crossing
 from flantune.inference.encoded import NothingProjected, encode, scaled
-from flantune.inference.memory import Budget
+from flantune.inference.memory import Budget, cache_bytes
 from flantune.inference.prefix_tree import build_tree, is_worth_sharing, share_nothing
 from flantune.inference.rows import Shared, Slab, SlabRow, Step, shared_runs
 from flantune.inference.scoring import logits_of
@@ -187,7 +189,8 @@ class CausalWriter:
 
 
 class EncodedWriter:
-    """Encoder-decoders. A prompt is encoded once; the keys and values of cross-attention are kept for all its rows."""
+    """Encoder-decoders. A prompt is encoded once. Where several rows have it, the keys and values of cross-attention
+    are kept for all of them; a row that is alone with its prompt looks at the encoder's states themselves."""
 
     splits = False
 
@@ -195,13 +198,19 @@ class EncodedWriter:
         self.model, self.device = model, model.device
         self.prompts = prompts
         self.store, self.slab = Store(), Slab()
-        self.paths: list[tuple[int]] = []
+        self.paths: list[tuple[int, ...]] = []  # of each row: the prompt it shares
         self._users = list(rows)
         self._start = start_id(model)
         self._cross = [block.layer[1].EncDecAttention for block in model.get_decoder().block]
         self._cache = NothingProjected(model)
         self._nothing = torch.zeros(1, 1, model.config.d_model, device=model.device)
         self._shared: list[Shared] | None = None
+        narrow = model.config.d_model <= WIDEST.get(self.device.type, 0)
+        self._alone = {p for p, count in enumerate(rows) if count == 1 and narrow}
+        self._crossing = Crossing(self.device)
+        self._absorbed = {int(m.layer_idx): Absorbed(m) for m in self._cross} if self._alone else {}
+        # One state a token instead of keys and values in every layer.
+        self._state_share = 4 * model.config.d_model / cache_bytes(model)
 
     def order(self) -> list[int]:
         return sorted(range(len(self.prompts)), key=lambda i: (-len(self.prompts[i]), i))
@@ -210,37 +219,48 @@ class EncodedWriter:
         return sum(len(self.prompts[p]) for p in set(prompts) if p not in self.store)
 
     def tokens_held(self, prompt: int) -> int:
+        if prompt in self._alone:
+            return math.ceil(len(self.prompts[prompt]) * self._state_share)
         return -(-len(self.prompts[prompt]) // max(1, self._users[prompt]))
 
     def add(self, prompts: Sequence[int]) -> Tensor | None:
         wanted = [p for p in dict.fromkeys(prompts) if p not in self.store]
-        if wanted:
-            try:
-                self._encode(wanted)
-            except BaseException:
-                for p in wanted:
-                    self.store.drop(p)
-                raise
+        first = len(self.paths)
+        try:
+            if wanted:
+                self._encode(wanted, {p: first + i for i, p in enumerate(prompts)})
+        except BaseException:
+            for p in wanted:
+                self.store.drop(p)
+            for row in range(first, first + len(prompts)):
+                self._crossing.drop(row)
+            raise
         self.slab.add_rows([0] * len(prompts))
-        self.paths += [(p,) for p in prompts]
+        self.paths += [() if p in self._alone else (p,) for p in prompts]
         self._shared = None
         return None
 
-    def _encode(self, wanted: Sequence[int]) -> None:
+    def _encode(self, wanted: Sequence[int], row_of: Mapping[int, int]) -> None:
         lengths = np.array([len(self.prompts[p]) for p in wanted], dtype=np.int32)
         states = encode(self.model, [self.prompts[p] for p in wanted], lengths)[0]
-        ends = np.cumsum(lengths).tolist()
+        runs = dict(zip(wanted, states.split(lengths.tolist()), strict=True))
+        alone = [p for p in wanted if p in self._alone]
+        if alone:
+            self._crossing.add([row_of[p] for p in alone], [runs[p] for p in alone])
+        for p in wanted:
+            if p not in self._alone:
+                self._project(p, runs[p])
+
+    def _project(self, prompt: int, states: Tensor) -> None:
         for attention in self._cross:
             heads, width = attention.n_heads, attention.key_value_proj_dim
             keys, values = (m(states).view(-1, heads, width).transpose(0, 1) for m in (attention.k, attention.v))
-            for p, n, end in zip(wanted, lengths.tolist(), ends, strict=True):
-                k, v = (t[:, end - n : end].contiguous() for t in (keys, values))
-                self.store.put(p, 0, int(attention.layer_idx), k, v)
+            self.store.put(prompt, 0, int(attention.layer_idx), keys.contiguous(), values.contiguous())
 
     def step(self, tokens: Sequence[int | None]) -> Tensor:
         if self._shared is None:
             self._shared = shared_runs(self.paths, self.slab.lengths, self.device)
-        layout = Step(self.slab, self.store, self._shared, self.device)
+        layout = Step(self.slab, self.store, self._shared, self.device, self._crossing, self._absorbed)
         ids = [self._start if token is None else token for token in tokens]
         with asking(self.model):
             states = self.model.get_decoder()(
@@ -258,6 +278,10 @@ class EncodedWriter:
 
     def drop(self, row: int) -> None:
         self.slab.drop_row(row)
+        last = len(self.paths) - 1
+        self._crossing.drop(row)
+        if row != last:
+            self._crossing.rename(last, row)
         self.paths[row] = self.paths[-1]
         self.paths.pop()
         self._shared = None
