@@ -8,7 +8,10 @@ export FLANTUNE_DATA
 export TOKENIZERS_PARALLELISM ?= true
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow test-browser lint clean
+# The studies on the embedded worlds: about an hour on two cores; stopped at any moment, the same command goes on.
+STUDY := runs/study
+
+.PHONY: setup demo study test test-slow test-browser lint clean
 setup: $(STAMP)
 
 # torch first: on a machine without an NVIDIA driver its CPU build is asked for, which is a tenth of the size.
@@ -18,6 +21,12 @@ $(STAMP): pyproject.toml constraints.txt scripts/setup.sh
 
 demo: setup
 	$(BIN)/flantune demo
+
+study: setup
+	$(BIN)/python -m flantune.demo $(STUDY)
+	$(BIN)/flantune study scaling recipes/study-demo-scaling.yaml --set vars.world=$(STUDY)/world --workers 2
+	$(BIN)/flantune study cot recipes/study-demo-cot.yaml --set vars.world=$(STUDY)/abilities --workers 2
+	$(BIN)/flantune study balance recipes/study-demo-balance.yaml --set vars.world=$(STUDY)/abilities --workers 2
 
 test: setup
 	$(BIN)/python -m pytest -n 2

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import flantune
-from flantune.cli import check, evaluate, plan, preview, tasks, train
+from flantune.cli import check, evaluate, plan, preview, study, tasks, train
 from flantune.cli.console import ProgressLine, emit, guarded
 from flantune.cli.options import DataOpt, FreshOpt, JsonOpt, RecipeArg, RunsOpt, SetOpt, chosen_workers, open_recipe
 from flantune.errors import RecipeError
@@ -27,6 +27,7 @@ evaluate.register(app)
 preview.register(app)
 train.register(app)
 plan.register(app)
+study.register(app)
 
 
 def _print_version(asked: bool) -> None:
@@ -140,15 +141,16 @@ def _suggest(
 
 @app.command(epilog="Example: flantune report runs/demo")
 def report(
-    run_folder: Annotated[Path, typer.Argument(help="A run's folder.", show_default=False)],
+    run_folder: Annotated[Path, typer.Argument(help="A run's or a study's folder.", show_default=False)],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the page.")] = None,
     json: JsonOpt = False,
 ) -> None:
-    """One self-contained HTML page about a run."""
+    """One self-contained HTML page about a run or a study."""
     with guarded():
-        from flantune.reports import write_report
+        from flantune.reports import is_study, write_report, write_study_report
 
-        path = write_report(run_folder, output or run_folder / "report.html")
+        write = write_study_report if is_study(run_folder) else write_report
+        path = write(run_folder, output or run_folder / "report.html")
         emit(json, {"report": str(path)}, text=f"report: {path}")
 
 

@@ -49,7 +49,11 @@ def packing(
         bool, typer.Option("--float64", help="In double precision: what is left then is no rounding of float32.")
     ] = False,
     tolerance: Annotated[
-        float | None, typer.Option("--tolerance", help="Largest relative difference; 1e-4, or 1e-7 with --float64.")
+        float | None,
+        typer.Option(
+            "--tolerance",
+            help="Largest relative difference; gradients may have ten times it. 1e-4; 1e-7 with --float64.",
+        ),
     ] = None,
     data: DataOpt = None,
     change: SetOpt = None,

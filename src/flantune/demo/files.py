@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import orjson
 import yaml
 
+from flantune.demo.abilities import abilities
 from flantune.demo.prose import documents
 from flantune.demo.world import Skill, world
 from flantune.whole import atomic_folder, write_whole
@@ -63,19 +65,52 @@ def write_world(folder: Path, seed: int = 0) -> Path:
     """Write every task of the world to `folder`, whole or not at all; an equal folder is left as it is."""
     content: dict[str, bytes] = {}
     for skill in world(seed):
-        rows = []
-        for i, row in enumerate(skill.rows):
-            line: dict[str, Any] = {"id": f"{skill.name}-{i}", "fields": dict(row.fields), "targets": [row.answer]}
-            if row.options:
-                line["options"] = list(row.options)
-            if row.rationale:
-                line["rationale"] = row.rationale
-            rows.append(orjson.dumps(line))
-        content[f"{skill.name}.task.yaml"] = yaml.safe_dump(
-            task_file(skill), allow_unicode=True, sort_keys=False, width=120
-        ).encode()
-        content[f"{skill.name}.jsonl"] = b"\n".join(rows) + b"\n"
+        content |= _files_of(skill)
     return _write_folder(folder, content)
+
+
+def write_abilities(folder: Path, seed: int = 0) -> Path:
+    """The world of abilities: `tasks/` to train on, and a benchmark of each ability's held-out items, NAME.yaml."""
+    content: dict[str, bytes] = {}
+    for ability in abilities(seed):
+        for skill in ability.skills:
+            content |= {f"tasks/{name}": data for name, data in _files_of(skill).items()}
+        prompts = {"direct": "{prompt}"} | ({"cot": "{thinking}"} if ability.items[0].thinking else {})
+        items = [{k: v for k, v in asdict(item).items() if v is not None} for item in ability.items]
+        content[f"{ability.name}.jsonl"] = b"\n".join(map(orjson.dumps, items)) + b"\n"
+        benchmark = {
+            "name": ability.name,
+            "items": {"test": f"{ability.name}.jsonl"},
+            "task": "task",
+            "prompt": prompts,
+            "read": {"pattern": ability.pattern},
+            "score": ability.score,
+            "max_new_tokens": dict.fromkeys(prompts, ability.max_new_tokens),
+            "stop": ["\n"],
+            "ability": ability.label,
+        }
+        content[f"{ability.name}.yaml"] = _yaml(benchmark)
+    return _write_folder(folder, content)
+
+
+def _files_of(skill: Skill) -> dict[str, bytes]:
+    """A task's two files."""
+    rows = []
+    for i, row in enumerate(skill.rows):
+        line: dict[str, Any] = {"id": f"{skill.name}-{i}", "fields": dict(row.fields), "targets": [row.answer]}
+        if row.options:
+            line["options"] = list(row.options)
+        if row.rationale:
+            line["rationale"] = row.rationale
+        rows.append(orjson.dumps(line))
+    return {
+        f"{skill.name}.task.yaml": _yaml(task_file(skill)),
+        f"{skill.name}.jsonl": b"\n".join(rows) + b"\n",
+    }
+
+
+def _yaml(content: dict[str, Any]) -> bytes:
+    return yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=120).encode()
 
 
 def write_prose(path: Path, count: int, seed: int = 0) -> Path:
@@ -94,6 +129,7 @@ def _write_folder(folder: Path, content: dict[str, bytes]) -> Path:
         return folder
     with atomic_folder(folder) as temporary:
         for name, data in content.items():
+            (temporary / name).parent.mkdir(exist_ok=True)
             (temporary / name).write_bytes(data)
         (temporary / ".world").write_text(digest.hexdigest())
     return folder

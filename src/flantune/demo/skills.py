@@ -41,14 +41,14 @@ def number_word(n: int) -> str:
     return _TENS[tens - 2] + (f"-{_ONES[ones]}" if ones else "")
 
 
-def _words() -> list[str]:
+def small_words() -> list[str]:
     """Short English words of the trained tables: what is spelled and listed."""
     trained = [r for r in relations() if not r.held_out and r.language == "en"]
     cells = {cell for r in trained for pair in r.pairs for cell in pair}
     return sorted(w for w in cells if w.isascii() and w.isalpha() and w.islower() and 3 <= len(w) <= 7)
 
 
-_PEOPLE = [
+PEOPLE = [
     "Anna",
     "Boris",
     "Clara",
@@ -66,7 +66,7 @@ _PEOPLE = [
     "Olga",
     "Pablo",
 ]
-_THINGS = [
+THINGS = [
     "key",
     "coin",
     "ring",
@@ -96,7 +96,7 @@ def numbers(answer: Callable[[int], str], prose: str) -> Callable[[random.Random
 
 
 def spelling(answer: Callable[[str], str], prose: str) -> Callable[[random.Random], tuple[Row, str]]:
-    words = _words()
+    words = small_words()
 
     def make(rng: random.Random) -> tuple[Row, str]:
         w = rng.choice(words)
@@ -106,7 +106,7 @@ def spelling(answer: Callable[[str], str], prose: str) -> Callable[[random.Rando
 
 
 def lists(answer: Callable[[list[str]], str], prose: str) -> Callable[[random.Random], tuple[Row, str]]:
-    words = _words()
+    words = small_words()
 
     def make(rng: random.Random) -> tuple[Row, str]:
         items = rng.sample(words, rng.randrange(3, 6))
@@ -133,7 +133,7 @@ def comparison(rng: random.Random) -> tuple[Row, str]:
 
 
 def story(rng: random.Random) -> tuple[Row, str]:
-    who, thing = rng.choice(_PEOPLE), rng.choice(_THINGS)
+    who, thing = rng.choice(PEOPLE), rng.choice(THINGS)
     a, b = rng.randrange(2, 13), rng.randrange(2, 13)
     if rng.random() < 0.5:
         text = f"{who} has {a} of the {thing} kind and gets {b} more."
@@ -146,7 +146,7 @@ def story(rng: random.Random) -> tuple[Row, str]:
 
 def _scene(rng: random.Random) -> tuple[str, list[tuple[str, str, str]]]:
     count = rng.randrange(2, 4)
-    triples = list(zip(rng.sample(_PEOPLE, count), rng.sample(_THINGS, count), rng.sample(_PLACES, count), strict=True))
+    triples = list(zip(rng.sample(PEOPLE, count), rng.sample(THINGS, count), rng.sample(_PLACES, count), strict=True))
     return " ".join(f"{who} took the {thing} to the {place}." for who, thing, place in triples), triples
 
 
@@ -175,7 +175,7 @@ def mood(rng: random.Random) -> tuple[Row, str]:
 
 def tense(rng: random.Random) -> tuple[Row, str]:
     verb = rng.choice(next(r for r in relations() if r.name == "verbs_past").pairs)
-    who = rng.choice(_PEOPLE)
+    who = rng.choice(PEOPLE)
     past = rng.random() < 0.5
     sentence = f"Yesterday {who} {verb[1]}." if past else f"Tomorrow {who} will {verb[0]}."
     answer = "past" if past else "future"

@@ -22,6 +22,7 @@ from flantune.inference.requests import Generated, GenerateRequest, Scored, Scor
 from flantune.inference.scoring import score_in_tree
 from flantune.inference.stock import StockWriter, is_t5s, score_stock
 from flantune.inference.stops import StopStrings, cut_at
+from flantune.inference.weights import lay_out_for_few_rows
 from flantune.inference.writers import CausalWriter, EncodedWriter, Writer
 from flantune.inference.writing import Ending, Writing
 from flantune.models.attention import is_prepared, prepare
@@ -123,6 +124,7 @@ class Engine:
         if not requests:
             return
         self.model.eval()
+        lay_out_for_few_rows(self.model)
         ending = Ending(self.eos_ids, StopStrings(self.tokenizer), self.vocab_size)
         held = self.batch_tokens or tokens_that_fit(self.model)
         writing = Writing(partial(self._writer, prompts), requests, ending, self.budget, held, self.model.device)

@@ -39,14 +39,14 @@ _ASKING = "flantune.json"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
-def embedded_base() -> Path:
-    """The folder of the small base model that ships with the package."""
-    return Path(__file__).resolve().parent.parent / "demo" / "base"
+def embedded_base(name: str = recipe.DEMO) -> Path:
+    """The folder of a base model that ships with the package: "demo", or the smaller "demo-small"."""
+    return Path(__file__).resolve().parent.parent / "demo" / ("base" + name.removeprefix(recipe.DEMO))
 
 
 def located(init: str) -> str:
-    """A folder or hub id; "demo" is the embedded base."""
-    return str(embedded_base()) if init == recipe.DEMO else init
+    """A folder or hub id; "demo" and "demo-small" are the embedded bases."""
+    return str(embedded_base(init)) if init in recipe.EMBEDDED else init
 
 
 def load_model(
@@ -57,7 +57,8 @@ def load_model(
     how: Mapping[str, Any] | None = None,
     hollow: bool = False,
 ) -> PreTrainedModel:
-    """A model in float32, with our attention and dropout, in evaluation mode; `init` is a folder, a hub id or "demo".
+    """A model in float32, with our attention and dropout, in evaluation mode; `init` is a folder, a hub id, or an
+    embedded base's name.
 
     `dropout` replaces the configuration's: every dropout of a T5, the attention dropout of a decoder (the only one
     those have). `vocab_size`, the tokenizer's, must fit the embedding. `how`: more for from_pretrained, such as a
@@ -71,7 +72,7 @@ def load_model(
     if local.is_dir():
         name = str(local)
         _require_safetensors(local)
-    elif init == recipe.DEMO or local.is_absolute() or not _HUB_ID.fullmatch(name):
+    elif init in recipe.EMBEDDED or local.is_absolute() or not _HUB_ID.fullmatch(name):
         raise ModelError(f"{name}: expected a folder that holds a model, or a hub id; found no such folder.")
     config = _read_config(name, local.is_dir())
     family = family_of_type(config.model_type, where=name)

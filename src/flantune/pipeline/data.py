@@ -20,9 +20,9 @@ from flantune.mixtures.unique import unique_store
 from flantune.pipeline.folder import RunFolder, write_text
 from flantune.pipeline.text import collection_documents, file_documents
 from flantune.recipe import Count, Recipe, TextSpec, TokensSpec
-from flantune.tasks import ExampleStore, HeldOutSplit, build_store, split_held_out
+from flantune.tasks import ExampleStore, HeldOutSplit, build_store, matching_names, split_held_out
 from flantune.tasks.lengths import Side, text_lengths
-from flantune.templates import templates_for
+from flantune.templates import first_of_each_kind, templates_for
 from flantune.tokens.boundaries import boundaries_of
 from flantune.tokens.build import Blocks, build_shards, read_card
 from flantune.tokens.card import Asked, DataCard
@@ -35,7 +35,7 @@ from flantune.tokens.text_share import TASK as TEXT
 from flantune.tokens.token_store import TokenStore
 from flantune.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from flantune.tokens.yields import Sampler
-from flantune.types import Prompt
+from flantune.types import Prompt, Task, Template
 from flantune.whole import atomic_folder
 
 if TYPE_CHECKING:
@@ -123,9 +123,15 @@ def make_mixture(
     """The mixture over the tasks that may be trained on, its weights counting `count`."""
     tasks = {name: store.tasks[name] for name in split.train}
     sizes = {name: store.size(name) for name in split.train}
-    wording = recipe.mixture.wording
+    wording, most = recipe.mixture.wording, recipe.mixture.wordings
     spec = recipe.mixture.model_copy(update={"count": count})
-    return Mixture(spec, recipe.seed, tasks, sizes, lambda task: templates_for(task, wording), measured=measured)
+
+    def templates(task: Task) -> tuple[Template, ...]:
+        found = templates_for(task, wording)
+        return found if most is None else first_of_each_kind(found, most)
+
+    left_out = () if not spec.only else set(tasks) - set(matching_names(tasks, spec.only, "mixture.only"))
+    return Mixture(spec, recipe.seed, tasks, sizes, templates, held_out=left_out, measured=measured)
 
 
 def open_tokenizer(recipe: Recipe, folder: RunFolder, data: Data) -> Tokenizer:

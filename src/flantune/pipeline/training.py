@@ -183,8 +183,8 @@ def finetune(recipe: Recipe, folder: RunFolder, progress: Progress = quiet, rank
 
 
 def _started(recipe: Recipe, start: str, tokenizer: Tokenizer, hollow: bool = False) -> PreTrainedModel:
-    """The model as training finds it, on the CPU (in four bits: on the GPU, if there is one): whole, or frozen with new adapters. On a
-    rank that is sent its part of the weights, `hollow`."""
+    """The model as training finds it, on the CPU (in four bits: on the GPU, if there is one): whole, or frozen with new
+    adapters. On a rank that is sent its part of the weights, `hollow`."""
     adapter = recipe.model.adapter
     if adapter is not None:
         check_precision(adapter, choose_precision(recipe.train.precision, best_device()))

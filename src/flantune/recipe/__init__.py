@@ -10,7 +10,7 @@ from flantune.recipe.data import CollectionSpec, DuplicatesSpec, HeldOut, Tokens
 from flantune.recipe.evaluation import BenchmarkSpec, ContaminationSpec, EvalSpec, SelectionSpec
 from flantune.recipe.formats import FORMATS, SETTINGS, VARIANTS, SettingName, WeightedFormat, make_format
 from flantune.recipe.mixture import PRESET_SYNONYMS, Count, LanguageWeights, MixturePart, MixtureSpec, PresetName
-from flantune.recipe.model import DEMO, AdapterSpec, ModelSize, ModelSpec, TokenizerSpec
+from flantune.recipe.model import DEMO, DEMO_SMALL, EMBEDDED, AdapterSpec, ModelSize, ModelSpec, TokenizerSpec
 from flantune.recipe.objectives import DenoiserSpec, ObjectiveSpec, TextSpec
 from flantune.recipe.recipe import Recipe, fill_variables, load_recipe, near_names, parse_recipe, set_dotted
 from flantune.recipe.section import Section
@@ -18,6 +18,8 @@ from flantune.recipe.training import OptimizerSpec, PretrainSpec, TrainSpec
 
 __all__ = [
     "DEMO",
+    "DEMO_SMALL",
+    "EMBEDDED",
     "FORMATS",
     "PRESET_SYNONYMS",
     "SETTINGS",

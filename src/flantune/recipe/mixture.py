@@ -73,6 +73,8 @@ class MixtureSpec(Section):
         description="languages of the tasks' inputs, weighted, over the whole mixture; '*' is every other one",
     )
     text: TextSpec | None = Field(None, description="a share of plain text beside the tasks; none when not given")
+    only: tuple[str, ...] = Field((), description="names and globs of the tasks that may be drawn; all when not given")
+    wordings: int | None = Field(None, gt=0, description="of each kind that a task is drawn in, the first ones; or all")
 
     @field_validator("preset", mode="before")
     @classmethod

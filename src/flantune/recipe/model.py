@@ -8,7 +8,9 @@ from pydantic import Field
 
 from flantune.recipe.section import Section
 
-DEMO = "demo"  # a model of this name is the embedded base model
+DEMO = "demo"  # models of these names are the embedded base models
+DEMO_SMALL = "demo-small"
+EMBEDDED = (DEMO, DEMO_SMALL)
 
 
 class ModelSize(Section):
@@ -44,7 +46,7 @@ class AdapterSpec(Section):
     )
     rank_stabilised: bool = Field(False, description="scale by alpha / sqrt(rank), arXiv 2312.03732")
     load: Literal["fp32", "bf16", "4bit"] = Field(
-        "fp32", description="how the frozen weights are held; 4bit is QLoRA's NF4 (bitsandbytes, a CUDA device)"
+        "fp32", description="how the frozen weights are held; 4bit is QLoRA's NF4 (bitsandbytes)"
     )
 
 
@@ -53,7 +55,7 @@ class ModelSpec(Section):
     attention: Literal["causal", "prefix"] = Field(
         "causal", description="of a decoder; prefix: inputs see each other both ways (prefix-LM, spec 4.3)"
     )
-    init: str = Field("scratch", description="local folder, hub id, 'scratch' or 'demo'")
+    init: str = Field("scratch", description="local folder, hub id, 'scratch', 'demo' or 'demo-small'")
     size: ModelSize = ModelSize()
     tokenizer: TokenizerSpec = TokenizerSpec()
     dropout: float = Field(0.05, ge=0, lt=1, description="spec 5.1")

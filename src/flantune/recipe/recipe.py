@@ -72,7 +72,8 @@ def parse_recipe(raw: Mapping[str, Any], where: str = "recipe") -> Recipe:
     if not isinstance(variables, dict):
         raise RecipeError(f"{where}: key 'vars': expected a mapping, got {shorten(variables)}.")
     values = {str(k): str(v) for k, v in variables.items()}
-    filled = {k: (v if k == "vars" else fill_variables(v, values, where)) for k, v in raw.items()}
+    stated = {k: v for k, v in raw.items() if k != "study"}  # what studies vary: flantune.studies.settings reads it
+    filled = {k: (v if k == "vars" else fill_variables(v, values, where)) for k, v in stated.items()}
     try:
         return Recipe.model_validate(presets.filled(filled, where))
     except ValidationError as e:

@@ -42,7 +42,7 @@ __all__ = [
     "rows_file",
 ]
 
-VERSION = 1  # raised when a reader gives other examples than before, so that stores are built anew
+VERSION = 2  # raised when a reader gives other examples than before, so that stores are built anew
 
 TABLE, HUB = TableReader(), HubReader()
 # In the order they are asked; P3's rows are prompt/completion rows too, so it stands before `prompts`.

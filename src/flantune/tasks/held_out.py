@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -32,6 +32,17 @@ def is_mmlu(task: Task) -> bool:
         return False
     number = _NUMBER.match(task.name.rpartition("/")[2])
     return number is not None and int(number[1]) in MMLU_NUMBERS
+
+
+def matching_names(names: Collection[str], patterns: Iterable[str], where: str) -> tuple[str, ...]:
+    """Those that a name or glob of `patterns` means, in their order. Raises RecipeError for one that matches none."""
+    known, found = set(names), set[str]()
+    for pattern in patterns:
+        matched = {pattern} if pattern in known else {name for name in known if fnmatchcase(name, pattern)}
+        if not matched:
+            raise RecipeError(f"{where}: '{pattern}' matches none. {_near(pattern, known)}")
+        found |= matched
+    return tuple(name for name in names if name in found)
 
 
 def split_held_out(tasks: Mapping[str, Task], spec: HeldOut) -> HeldOutSplit:

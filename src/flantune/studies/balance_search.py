@@ -1,0 +1,218 @@
+"""Which mixture to try next, and which is best, over surfaces fitted to small runs. Nothing here trains.
+
+A goal: raise the mean of the targets' changes from the base as far as it goes, no guard falling by more than its
+tolerance. Next mixtures are proposed by Optuna's Gaussian process with the guards as constraints; the mixture that is
+taken in the end is the best one the surfaces know, with room for what they do not.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from flantune.errors import RecipeError
+from flantune.studies.balance_limits import Floats, Limits, spread_weights
+from flantune.studies.surface import Surface, fit_surface
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """`targets`: ability -> its weight in the mean; `guards`: ability -> how far it may fall, a score difference."""
+
+    targets: Mapping[str, float]
+    guards: Mapping[str, float]
+
+    @property
+    def abilities(self) -> tuple[str, ...]:
+        return (*self.targets, *self.guards)
+
+    def gain(self, changes: Mapping[str, float]) -> float:
+        return sum(w * changes[a] for a, w in self.targets.items()) / sum(self.targets.values())
+
+    def slack(self, changes: Mapping[str, float]) -> float:
+        """Of the guard nearest to its tolerance; below 0 it fell further. Without guards, 1."""
+        return min((changes[a] + tolerance for a, tolerance in self.guards.items()), default=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A mixture and the change of every ability from the base that it gave."""
+
+    weights: tuple[float, ...]
+    changes: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The mixture to take, what the surfaces expect of it, and whether any mixture looks as if it kept the guards.
+
+    `possible`: "yes" where the mixture keeps every guard with `room` to spare, "no" where no mixture keeps them even
+    with two standard deviations in its favour, else "undecided".
+    """
+
+    weights: Floats
+    expected: Mapping[str, float]
+    doubt: Mapping[str, float]
+    possible: Literal["yes", "no", "undecided"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surfaces:
+    """A surface per ability. `offsets`: what full runs showed beyond what the small runs' surfaces expected."""
+
+    by_ability: Mapping[str, Surface]
+    offsets: Mapping[str, float] = field(default_factory=dict)
+
+    def predict(self, weights: Floats) -> tuple[dict[str, Floats], dict[str, Floats]]:
+        means, doubts = {}, {}
+        for ability, surface in self.by_ability.items():
+            mean, doubts[ability] = surface.predict(weights)
+            means[ability] = mean + self.offsets.get(ability, 0.0)
+        return means, doubts
+
+
+def fit_surfaces(tried: Sequence[Tried], goal: Goal, offsets: Mapping[str, float] | None = None) -> Surfaces:
+    weights = np.array([t.weights for t in tried])
+    fitted = {a: fit_surface(weights, [t.changes[a] for t in tried]) for a in goal.abilities}
+    return Surfaces(by_ability=fitted, offsets=dict(offsets or {}))
+
+
+# ---- the next mixture to try ---------------------------------------------------------------------------------------
+
+
+def propose(tried: Sequence[Tried], goal: Goal, limits: Limits, seed: int) -> Floats:
+    """The next mixture for a small run: the same for the same runs before it and the same seed.
+
+    Optuna sees mixtures as logits between the least share and 1; where it asks for one that the limits do not allow,
+    the nearest that is allowed is tried, and told as such. Raises RecipeError where Optuna is not installed.
+    """
+    optuna = _optuna()
+    k = len(limits.sources)
+    names = [f"logit {i}" for i in range(k)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.GPSampler(seed=seed + len(tried), n_startup_trials=0, deterministic_objective=False)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        for one in tried:
+            study.enqueue_trial(dict(zip(names, _logits(np.array(one.weights)), strict=True)))
+            trial = study.ask()
+            for name in names:
+                trial.suggest_float(name, 0.0, 1.0)
+            for ability, tolerance in goal.guards.items():  # kept where the number is at most 0
+                trial.set_constraint(ability, -(one.changes[ability] + tolerance))
+            study.tell(trial, goal.gain(one.changes))
+        trial = study.ask()
+        asked = np.exp(_SPAN * np.array([trial.suggest_float(name, 0.0, 1.0) for name in names]))
+    found = limits.nearest(asked / asked.sum())
+    if _far(found, tried):
+        return found
+    # What was tried already says little new: the most promising of the mixtures that stand apart from all tried.
+    apart = [w for w in _candidates(limits, tried, seed + 7919 * len(tried)) if _far(w, tried)]
+    if not apart:
+        return found
+    means, doubts = fit_surfaces(tried, goal).predict(np.array(apart))
+    optimistic = {a: means[a] + doubts[a] for a in means}
+    return apart[_ranked(optimistic, goal)[0]]
+
+
+_SPAN = float(np.log(100.0))  # a share may be a hundredth of another
+_APART = 0.03  # half the sum of differences of shares
+
+
+def _logits(weights: Floats) -> list[float]:
+    logs = np.log(np.maximum(weights / weights.max(), np.exp(-_SPAN))) / _SPAN + 1.0
+    return [float(min(1.0, max(0.0, v))) for v in logs]
+
+
+def _far(weights: Floats, tried: Sequence[Tried]) -> bool:
+    return all(np.abs(weights - np.array(t.weights)).sum() / 2 > _APART for t in tried)
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise RecipeError("study balance needs Optuna: pip install 'flantune[search]'.") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+# ---- the mixture to take -------------------------------------------------------------------------------------------
+
+
+def best_mixture(
+    surfaces: Surfaces,
+    goal: Goal,
+    limits: Limits,
+    *,
+    room: Mapping[str, float] | None = None,
+    tried: Sequence[Tried] = (),
+    seed: int = 0,
+    caution: float = 1.0,
+) -> Choice:
+    """The allowed mixture with the highest expected gain whose guards are expected to keep their tolerance after
+    `caution` standard deviations of the surface and `room`, by ability: half an interval of the runs that confirm it.
+
+    Where none does, the one that comes nearest.
+    """
+    found = _candidates(limits, tried, seed)
+    for round in range(_ROUNDS):
+        kept = found[_order(surfaces, goal, found, room or {}, caution)[:_KEPT]]
+        steps = np.exp(np.random.default_rng([seed, round]).normal(0, 0.6 / 2**round, (24, kept.shape[1])))
+        found = np.concatenate([kept, limits.nearest_all((kept[:, None, :] * steps).reshape(-1, kept.shape[1]))])
+    best = found[_order(surfaces, goal, found, room or {}, caution)[0]]
+    means, doubts = surfaces.predict(best[None, :])
+    expected, doubt = {a: float(m[0]) for a, m in means.items()}, {a: float(d[0]) for a, d in doubts.items()}
+    least = {a: expected[a] - caution * doubt[a] - (room or {}).get(a, 0.0) for a in expected}
+    possible: Literal["yes", "no", "undecided"] = "yes" if goal.slack(least) >= 0 else "undecided"
+    if possible == "undecided" and not _any_may_keep(
+        surfaces, goal, np.array([*_candidates(limits, tried, seed), *found])
+    ):
+        possible = "no"
+    return Choice(weights=best, expected=expected, doubt=doubt, possible=possible)
+
+
+_ROUNDS, _KEPT, _SPREAD = 5, 16, 1024
+
+
+def _candidates(limits: Limits, tried: Sequence[Tried], seed: int) -> Floats:
+    known = np.array([t.weights for t in tried]).reshape(-1, len(limits.sources))
+    spread = spread_weights(_SPREAD, len(limits.sources), seed)
+    return np.concatenate([known[limits.allowed(known)], limits.nearest_all(spread)])
+
+
+def _order(surfaces: Surfaces, goal: Goal, weights: Floats, room: Mapping[str, float], caution: float) -> list[int]:
+    means, doubts = surfaces.predict(weights)
+    safe = {a: means[a] - caution * doubts[a] - room.get(a, 0.0) for a in goal.guards}
+    return _ranked({**means, **safe}, goal)
+
+
+def _ranked(changes: Mapping[str, Floats], goal: Goal) -> list[int]:
+    """Places of those that keep every guard by their gain, then of the others by how little they lack."""
+    gain = sum(w * changes[a] for a, w in goal.targets.items())
+    lack = -np.min([np.ones_like(gain), *(changes[a] + t for a, t in goal.guards.items())], axis=0)
+    return [int(i) for i in np.lexsort((-np.asarray(gain), np.maximum(lack, 0.0)))]
+
+
+def _any_may_keep(surfaces: Surfaces, goal: Goal, weights: Floats) -> bool:
+    means, doubts = surfaces.predict(weights)
+    slack = np.min([means[a] + 2 * doubts[a] + t for a, t in goal.guards.items()], axis=0)
+    return bool((slack >= 0).any())
+
+
+# ---- the Pareto picture --------------------------------------------------------------------------------------------
+
+
+def pareto(rows: Sequence[tuple[float, float]]) -> list[int]:
+    """Places of the (gain, slack) pairs that no other pair beats in both, best gain first."""
+    order = sorted(range(len(rows)), key=lambda i: (-rows[i][0], -rows[i][1], i))
+    kept, most = [], -np.inf
+    for i in order:
+        if rows[i][1] > most:
+            kept.append(i)
+            most = rows[i][1]
+    return kept
