@@ -257,7 +257,13 @@ def test_a_build_that_is_stopped_takes_its_workers_along_and_another_finishes_it
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     command = [sys.executable, "-m", "flantune", "build", str(path), "--json"]
-    process = subprocess.Popen([*command, "--workers", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*command, "--workers", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A shell's background job ignores SIGINT, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     workers: set[int] = set()
     deadline = time.monotonic() + 300
     while not (run.shards / "shard-00002.arrow").exists() and process.poll() is None and time.monotonic() < deadline:
