@@ -14,10 +14,17 @@ from hypothesis import strategies as st
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from flantune.errors import ModelError
-from flantune.models import causal, encdec
+from flantune.models import causal, check, encdec
 from flantune.models.attention import PACKED, prepare
 from flantune.models.causal import Causal, PrefixLM
-from flantune.models.check import check_packing, examples_of, first_examples, measure_packing, require_packing
+from flantune.models.check import (
+    PackingCheck,
+    check_packing,
+    examples_of,
+    first_examples,
+    measure_packing,
+    require_packing,
+)
 from flantune.models.encdec import EncDec
 from flantune.models.family import DENSE, families, family_of
 from flantune.models.layout import Attending
@@ -165,6 +172,20 @@ def test_nan_is_no_agreement():
         next(model.parameters())[4] = float("nan")
     with pytest.raises(ModelError, match="differences"):
         check_packing(model, ROWS)
+
+
+def test_a_difference_that_float32_alone_has_refuses_nothing(monkeypatch):
+    def measured(model: PreTrainedModel, rows: Any, **how: Any) -> PackingCheck:
+        found = measure_packing(model, rows, **how)
+        rounded = next(model.parameters()).dtype == torch.float32
+        return dataclasses.replace(found, gradient=2e-3) if rounded else found
+
+    monkeypatch.setattr(check, "measure_packing", measured)
+    model = tiny_model()
+    before = copy.deepcopy(model.state_dict())
+    assert check_packing(model, ROWS).gradient < FLOAT64
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) and after[name].dtype == value.dtype for name, value in before.items())
 
 
 class TestWrongWaysAreCaught:

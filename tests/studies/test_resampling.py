@@ -157,6 +157,9 @@ def test_where_the_gain_flattens():
     assert flattens_after(Compared(scores, rising, 0, 0), [0, 1, 2, 3]) == 2
     steady = np.array([0.1, 0.3, 0.5, 0.7]) + noise
     assert flattens_after(Compared(scores, steady, 0, 0), [0, 1, 2, 3]) is None
+    # One small number of tasks that is now good, now bad, hides the first step's gain and ends nothing.
+    chancy = steady + np.outer(rng.normal(0, 0.3, 500), [0, 1, 0, 0])
+    assert flattens_after(Compared(scores, chancy, 0, 0), [0, 1, 2, 3]) is None
 
 
 def test_scores_that_are_all_alike_claim_no_certainty():

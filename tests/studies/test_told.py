@@ -52,7 +52,7 @@ def test_scaling_tells_the_slope_that_is_there_and_the_failure(scaled):
     findings = scaling_findings("demo", scaled)
     fits = next(t for t in findings.tables if t.group == "Fits")
     big, small = fits.rows
-    assert big[0] == f"big, {SETTING}" and big[1] == pytest.approx(1 / 8) and big[4] == "every step gains"
+    assert big[0] == f"big, {SETTING}" and big[1] == pytest.approx(1 / 8) and big[4] == "not within these"
     assert big[3] == pytest.approx(1.0) and big[5] == pytest.approx(0.25)
     assert small[1] == pytest.approx(0) and small[4] == "after 2 tasks"
     panel = findings.panels[0]

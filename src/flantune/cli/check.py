@@ -52,7 +52,7 @@ def packing(
         float | None,
         typer.Option(
             "--tolerance",
-            help="Largest relative difference; gradients may have ten times it. 1e-4; 1e-7 with --float64.",
+            help="Largest relative difference; 1e-4, or 1e-7 with --float64.",
         ),
     ] = None,
     data: DataOpt = None,

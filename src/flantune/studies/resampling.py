@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -274,9 +274,9 @@ def fit_log(counts: Sequence[int], means: Sequence[float], drawn: Floats) -> Log
 
 
 def flattens_after(compared: Compared, places: Sequence[int]) -> int | None:
-    """The first of `places` (arms in ascending order of counts) after which the next one's paired gain includes 0 or
-    lies below; None where every step gains."""
-    for here, following in pairwise(places):
-        if compared.difference(here, following)[1] <= 0:
+    """The first of `places` (arms in ascending order of counts) from which on none surely gains over another before it;
+    None where the last surely gains over the one before. An unsure step is no end while a later one is sure."""
+    for at, here in enumerate(places[:-1]):
+        if all(compared.difference(one, later)[1] <= 0 for one, later in combinations(places[at:], 2)):
             return here
     return None

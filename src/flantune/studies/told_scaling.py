@@ -59,7 +59,7 @@ def _fit(cell: Cell) -> LogFit | None:
 
 
 def _flat(cell: Cell) -> int | None:
-    """The number of tasks after which the next step's gain includes 0."""
+    """The number of tasks from which on no larger one surely gains over a smaller."""
     place = flattens_after(cell.compared, range(1, len(cell.values) + 1))
     return None if place is None else int(cell.values[place - 1])
 
@@ -127,7 +127,7 @@ def _fit_table(cells: Sequence[Cell], fits: dict[tuple[str, str], LogFit | None]
                 None if fit is None else fit.slope,
                 None if fit is None else (fit.slope_low, fit.slope_high),
                 None if fit is None else fit.r_squared,
-                "every step gains" if flat is None else f"after {flat:,} tasks",
+                "not within these" if flat is None else f"after {flat:,} tasks",
                 *_whole_gain(cell),
             )
         )
@@ -137,8 +137,8 @@ def _fit_table(cells: Sequence[Cell], fits: dict[tuple[str, str], LogFit | None]
         columns=("model and setting", "b, per doubling", "95 %", "R²", "flattens", "most over fewest", "95 %"),
         kinds=("text", "signed", "signed_interval", "plain", "text", "signed", "signed_interval"),
         rows=tuple(rows),
-        note="Flattens: the first number of tasks after which the next step's paired gain has an interval that "
-        "includes 0. Least squares over the means of at least three numbers of tasks.",
+        note="Flattens: the first number of tasks from which on no paired gain, of any number over a smaller one, has an "
+        "interval above 0. Least squares over the means of at least three numbers of tasks.",
     )
 
 
