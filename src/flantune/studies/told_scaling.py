@@ -137,8 +137,8 @@ def _fit_table(cells: Sequence[Cell], fits: dict[tuple[str, str], LogFit | None]
         columns=("model and setting", "b, per doubling", "95 %", "R²", "flattens", "most over fewest", "95 %"),
         kinds=("text", "signed", "signed_interval", "plain", "text", "signed", "signed_interval"),
         rows=tuple(rows),
-        note="Flattens: the first number of tasks from which on no paired gain, of any number over a smaller one, has an "
-        "interval above 0. Least squares over the means of at least three numbers of tasks.",
+        note="Flattens: the first number of tasks from which on no paired gain, of any number over a smaller one, has "
+        "an interval above 0. Least squares over the means of at least three numbers of tasks.",
     )
 
 
