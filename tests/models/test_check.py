@@ -174,18 +174,22 @@ def test_nan_is_no_agreement():
         check_packing(model, ROWS)
 
 
-def test_a_difference_that_float32_alone_has_refuses_nothing(monkeypatch):
+def test_a_small_gradient_that_float32_alone_has_refuses_nothing_and_a_large_one_does(monkeypatch):
     def measured(model: PreTrainedModel, rows: Any, **how: Any) -> PackingCheck:
         found = measure_packing(model, rows, **how)
         rounded = next(model.parameters()).dtype == torch.float32
-        return dataclasses.replace(found, gradient=2e-3) if rounded else found
+        return dataclasses.replace(found, gradient=off) if rounded else found
 
     monkeypatch.setattr(check, "measure_packing", measured)
     model = tiny_model()
+    off = 2e-3
     before = copy.deepcopy(model.state_dict())
     assert check_packing(model, ROWS).gradient < FLOAT64
     after = model.state_dict()
     assert all(torch.equal(after[name], value) and after[name].dtype == value.dtype for name, value in before.items())
+    off = 2e-2
+    with pytest.raises(ModelError, match=r"gradient 0\.02"):
+        check_packing(model, ROWS)
 
 
 class TestWrongWaysAreCaught:

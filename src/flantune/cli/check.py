@@ -64,9 +64,9 @@ def packing(
     Every attention that training may use is compared. Exit code 1 where one differs: training would refuse too.
     """
     with guarded():
-        from flantune.models.check import TOLERANCE, measure_paths
+        from flantune.models.check import EXACT, TOLERANCE, measure_paths
 
-        limit = tolerance if tolerance is not None else (1e-7 if float64 else TOLERANCE)
+        limit = tolerance if tolerance is not None else (EXACT if float64 else TOLERANCE)
         loaded, family = _load(model, attention, float64)
         packed = _packed(loaded, family, model, examples, rows, data, change)
         checks = measure_paths(loaded, packed, family)

@@ -12,7 +12,15 @@ from flantune.recipe.formats import FORMATS, SETTINGS, VARIANTS, SettingName, We
 from flantune.recipe.mixture import PRESET_SYNONYMS, Count, LanguageWeights, MixturePart, MixtureSpec, PresetName
 from flantune.recipe.model import DEMO, DEMO_SMALL, EMBEDDED, AdapterSpec, ModelSize, ModelSpec, TokenizerSpec
 from flantune.recipe.objectives import DenoiserSpec, ObjectiveSpec, TextSpec
-from flantune.recipe.recipe import Recipe, fill_variables, load_recipe, near_names, parse_recipe, set_dotted
+from flantune.recipe.recipe import (
+    Recipe,
+    fill_variables,
+    load_recipe,
+    near_names,
+    parse_recipe,
+    read_recipe,
+    set_dotted,
+)
 from flantune.recipe.section import Section
 from flantune.recipe.training import OptimizerSpec, PretrainSpec, TrainSpec
 
@@ -56,5 +64,6 @@ __all__ = [
     "make_format",
     "near_names",
     "parse_recipe",
+    "read_recipe",
     "set_dotted",
 ]

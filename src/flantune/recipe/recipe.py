@@ -51,6 +51,11 @@ def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
 
     Raises RecipeError naming the file, the key, what was expected and what came.
     """
+    return parse_recipe(read_recipe(path, overrides), where=str(path))
+
+
+def read_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a recipe's file says, with the overrides, unchecked. Raises RecipeError where it is no mapping in YAML."""
     path = Path(path)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -64,7 +69,7 @@ def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
         raise RecipeError(f"{path}: expected a mapping of keys, got {shorten(raw)}.")
     for key, value in (overrides or {}).items():
         set_dotted(raw, key, value)
-    return parse_recipe(raw, where=str(path))
+    return raw
 
 
 def parse_recipe(raw: Mapping[str, Any], where: str = "recipe") -> Recipe:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError
 
 from flantune.errors import RecipeError, shorten
-from flantune.recipe import ModelSpec, PretrainSpec, Recipe, Section, fill_variables, parse_recipe, set_dotted
+from flantune.recipe import ModelSpec, PretrainSpec, Recipe, Section, fill_variables, parse_recipe, read_recipe
 
 Share = Annotated[float, Field(ge=0, le=1)]
 ALL: Literal["all"] = "all"
@@ -118,20 +117,7 @@ def _model(name: str, raw: dict[str, Any]) -> ModelSpec:
 
 def load_study(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Study:
     """Read a recipe with or without a section `study`. Raises RecipeError as `load_recipe` does."""
-    path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecipeError(f"{path}: no such recipe. Ready ones are in recipes/, study-*.yaml.") from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise RecipeError(f"{path}: cannot be read: {e}") from None
-    except yaml.YAMLError as e:
-        raise RecipeError(f"{path}: not YAML: {e}") from None
-    if not isinstance(raw, dict):
-        raise RecipeError(f"{path}: expected a mapping of keys, got {shorten(raw)}.")
-    for key, value in (overrides or {}).items():
-        set_dotted(raw, key, value)
-    return parse_study(raw, str(path))
+    return parse_study(read_recipe(path, overrides), str(path))
 
 
 def parse_study(raw: Mapping[str, Any], where: str = "recipe") -> Study:
