@@ -88,13 +88,15 @@ def in_child(script: str, arguments: Sequence[str]) -> dict[str, Any]:
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def training_arguments(about: str | None, sizes: Iterable[str], rows: int, **hidden: type) -> argparse.Namespace:
+def training_arguments(
+    about: str | None, sizes: Iterable[str], rows: int, steps: int = 3, **hidden: type
+) -> argparse.Namespace:
     """What the training benchmarks are called with; `hidden` ones are told to the sides, each a process of its own."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of collections")
     parser.add_argument("--examples", type=int, default=6_000, help="prompts of the stream to encode")
     parser.add_argument("--rows", type=int, default=rows, help="packed rows to a step")
-    parser.add_argument("--steps", type=int, default=3, help="timed, after one to warm up")
+    parser.add_argument("--steps", type=int, default=steps, help="timed, after one to warm up")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--size", choices=tuple(sizes), default="small")
     for name, kind in {"side": str, "held": Path, **hidden}.items():

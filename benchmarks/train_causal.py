@@ -1,6 +1,6 @@
 """Training a decoder on two cores, packed at 2,048: useful tokens per second and memory beside TRL's SFTTrainer.
 
-    python benchmarks/train_causal.py --data DIR [--examples 6000] [--rows 2] [--steps 3] [--threads 2]
+    python benchmarks/train_causal.py --data DIR [--examples 6000] [--rows 2] [--steps 8] [--threads 2]
 
 Real examples of the paper's mixture, loss on the targets. TRL packs best-fit into rows of 2,048, bf16, one row at a
 time with gradients accumulated over as many rows as ours (its mask is over the whole batch: more rows at once cost
@@ -91,11 +91,36 @@ def time_ours(asked: argparse.Namespace, examples: Sequence[Encoded], attention:
     }
 
 
+def trl_settings(asked: argparse.Namespace, folder: str, bf16: bool) -> Any:
+    from trl import SFTConfig
+
+    return SFTConfig(
+        folder,
+        packing=True,
+        packing_strategy="bfd",
+        max_length=ROW,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=asked.rows,
+        max_steps=asked.steps + 1,
+        bf16=bf16,
+        gradient_checkpointing=False,
+        learning_rate=RATE,
+        lr_scheduler_type="constant",
+        save_strategy="no",
+        report_to="none",
+        logging_strategy="no",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        use_cpu=True,
+        seed=0,
+    )
+
+
 def time_trl(asked: argparse.Namespace, examples: Sequence[Encoded], bf16: bool) -> dict[str, Any]:
     from datasets import Dataset
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
     model = make_model(asked.size)
     model.set_attn_implementation("sdpa")  # the stock path
@@ -114,26 +139,7 @@ def time_trl(asked: argparse.Namespace, examples: Sequence[Encoded], bf16: bool)
             ends.append((time.perf_counter(), time.process_time()))
 
     with tempfile.TemporaryDirectory() as folder:
-        arguments = SFTConfig(
-            folder,
-            packing=True,
-            packing_strategy="bfd",
-            max_length=ROW,
-            per_device_train_batch_size=1,
-            gradient_accumulation_steps=asked.rows,
-            max_steps=asked.steps + 1,
-            bf16=bf16,
-            gradient_checkpointing=False,
-            learning_rate=RATE,
-            lr_scheduler_type="constant",
-            save_strategy="no",
-            report_to="none",
-            logging_strategy="no",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-            use_cpu=True,
-            seed=0,
-        )
+        arguments = trl_settings(asked, folder, bf16)
         trainer = SFTTrainer(model, arguments, train_dataset=held, processing_class=words, callbacks=[Ends()])
         packed = trainer.train_dataset
         gap = loss_gap(model, trainer.data_collator, packed, asked.size)
@@ -210,7 +216,7 @@ def ratio(figures: dict[str, Any], unit: str) -> dict[str, float]:
 
 
 def main() -> None:
-    asked = training_arguments(__doc__, SIZES, rows=2)
+    asked = training_arguments(__doc__, SIZES, rows=2, steps=8)
     if asked.side:
         print(json.dumps(side(asked.side, asked)))
         return

@@ -1,12 +1,13 @@
 """Training a T5-small-shaped model on two cores: useful tokens per second beside transformers' Seq2SeqTrainer.
 
-    python benchmarks/train_t5.py --data DIR [--examples 6000] [--rows 3] [--steps 3] [--threads 2]
+    python benchmarks/train_t5.py --data DIR [--examples 6000] [--rows 3] [--steps 8] [--threads 2]
 
 Real examples of the paper's mixture. Useful tokens are inputs and targets that are no padding. Ours: packed at
 1,024/256, in the precision that flantune chooses here. Theirs: the same weights, dropout, optimizer and number of
-examples to a step, bf16, batches grouped by length or random; also in float32, which on a CPU without bf16 matrix units
-is the faster. Each side runs alone in a process of its own. Then ours again on the examples that fit 256, packed at 256
-and at 2,048. Checked first: packed loss and gradient equal the stock model's on the same examples, padded.
+examples to a step, bf16, batches grouped by length or random, taken evenly from the shortest to the longest of an
+epoch; grouped also in float32, which on a CPU without bf16 matrix units is the faster. Each side runs alone in a process
+of its own. Then ours again on the examples that fit 256, packed at 256 and at 2,048. Checked first: packed loss and
+gradient equal the stock model's on the same examples, padded.
 
 Needs accelerate and datasets beside flantune.
 """
@@ -126,6 +127,24 @@ def time_ours(size: str, rows: Sequence[Packed], lengths: tuple[int, int], batch
     }
 
 
+def fair_batches(examples: Sequence[Encoded], batch: int, steps: int, sampling: str) -> list[Encoded]:
+    """`steps` + 1 batches that stand for a whole epoch in transformers' own order: of the batches sorted by their padded
+    tokens, the middle one of each of `steps` equal parts, and before them, to warm up, the epoch's middle one. (The first
+    batches of a length-grouped epoch are its longest.)"""
+    import torch
+    from transformers.trainer_pt_utils import get_length_grouped_indices
+
+    torch.manual_seed(0)
+    lengths = [len(e.inputs) for e in examples]
+    order = (
+        get_length_grouped_indices(lengths, batch) if sampling == "group_by_length" else torch.randperm(len(lengths))
+    )
+    epoch = [[examples[int(i)] for i in order[at : at + batch]] for at in range(0, len(order) - batch + 1, batch)]
+    epoch.sort(key=lambda b: len(b) * (max(len(e.inputs) for e in b) + max(len(e.targets) for e in b)))
+    chosen = [epoch[len(epoch) // 2]] + [epoch[(2 * i + 1) * len(epoch) // (2 * steps)] for i in range(steps)]
+    return [e for b in chosen for e in b]
+
+
 def time_theirs(size: str, examples: Sequence[Encoded], batch: int, steps: int, sampling: str, bf16: bool) -> Any:
     import torch
     from datasets import Dataset
@@ -144,7 +163,8 @@ def time_theirs(size: str, examples: Sequence[Encoded], batch: int, steps: int, 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             ends.append((time.perf_counter(), time.process_time()))
 
-    held = Dataset.from_dict({"place": range(len(examples)), "length": [len(e.inputs) for e in examples]})
+    examples = fair_batches(examples, batch, steps, sampling)
+    held = Dataset.from_dict({"place": range(len(examples))})
 
     def collate(features: list[dict[str, int]]) -> Any:
         made = padded([examples[f["place"]] for f in features])
@@ -158,7 +178,7 @@ def time_theirs(size: str, examples: Sequence[Encoded], batch: int, steps: int, 
             per_device_train_batch_size=batch,
             max_steps=steps + 1,
             bf16=bf16,
-            train_sampling_strategy=sampling,
+            train_sampling_strategy="sequential",
             learning_rate=RATE,
             lr_scheduler_type="constant",
             weight_decay=0.01,
@@ -198,7 +218,9 @@ def side(name: str, asked: argparse.Namespace) -> dict[str, Any]:
         examples = [e for e in examples if len(e.inputs) <= SHORT[0] and len(e.targets) <= SHORT[1]]
     rows = packed_rows(examples, *lengths, one_sided=False)
     random.Random(0).shuffle(rows)
-    return time_ours(asked.size, rows, lengths, max(1, asked.rows * ROW[0] // lengths[0]), asked.steps)
+    # Whole rows of the longest kind, so that every kind has as many tokens to a step.
+    tokens = asked.rows * ROW[0] if name == "ours" else -(-asked.rows * ROW[0] // LONG[0]) * LONG[0]
+    return time_ours(asked.size, rows, lengths, tokens // lengths[0], asked.steps)
 
 
 def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -241,7 +263,7 @@ def ratio(figures: dict[str, Any], unit: str) -> dict[str, float]:
 
 
 def main() -> None:
-    asked = training_arguments(__doc__, SIZES, rows=3, batch=int)
+    asked = training_arguments(__doc__, SIZES, rows=3, steps=8, batch=int)
     if asked.side:
         print(json.dumps(side(asked.side, asked)))
         return

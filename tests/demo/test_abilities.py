@@ -12,6 +12,7 @@ import yaml
 from flantune.demo.abilities import ABILITIES, CODE, DIALOGUE, IN_CONTEXT, ITEMS, REASONING, Ability, abilities
 from flantune.demo.abilities import is_held_out as held
 from flantune.demo.files import write_abilities
+from flantune.demo.replay import replay
 from flantune.demo.skills import THINGS
 from flantune.demo.world import relations
 
@@ -41,11 +42,11 @@ def test_there_are_six_abilities_with_tasks_and_items_of_their_own():
 def test_facts_are_asked_as_prose_goes_on_and_never_so_in_training(name):
     assert all((fields["phrase"], fields["subject"]) in SUBJECTS for fields in rows(ALL[name]))
     asked = {
-        (r.category, ask.format(phrase=r.phrase, x=x))
+        (r.category, ask.format(phrase=r.phrase, x=x, kind=r.kind))
         for r in relations()
         for x, _ in r.pairs
         if held(x, r.category)
-        for ask in ("The {phrase} of {x} is", "{x}的{phrase}是")
+        for ask in ("The {phrase} of {x} is", "{x}的{phrase}是", "{kind}{x}的{phrase}是")
     }
     assert {(i.task, i.prompt) for i in ALL[name].items} <= asked
 
@@ -122,3 +123,12 @@ def test_equal_seeds_give_equal_files(folder, tmp_path):
         p.name: p.read_bytes() for p in again.iterdir() if p.is_file()
     }
     assert orjson.loads((folder / "code.jsonl").read_bytes().split(b"\n")[0])
+
+
+def test_prose_to_go_on_with_states_nothing_that_is_asked():
+    asked = [item.prompt for name in ("knowledge", "multilingual") for item in ALL[name].items]
+    for skill in replay():
+        assert len(skill.rows) >= 300 and skill.category not in ABILITIES
+        joint = " " if skill.language == "en" else ""
+        text = "\n".join(row.fields["start"] + joint + row.answer for row in skill.rows)
+        assert not [prompt for prompt in asked if prompt in text]

@@ -98,7 +98,7 @@ def _skill(
     )
 
 
-def _distinct(count: int, make: Callable[[], Row]) -> list[Row]:
+def distinct(count: int, make: Callable[[], Row]) -> list[Row]:
     """`count` rows that ask different questions, or as many as there are."""
     found: dict[str, Row] = {}
     for _ in range(50 * count):
@@ -137,8 +137,14 @@ def _fact_rows(found: Sequence[Relation], count: int, rng: random.Random) -> dic
     return dict(sorted(rows.items()))
 
 
-def _fact_items(found: Sequence[Relation], ask: str, rng: random.Random) -> tuple[Asked, ...]:
-    held = [Asked(r.category, ask.format(x=x, phrase=r.phrase), y) for r in found for x, y in _split(r)[1]]
+def _fact_items(found: Sequence[Relation], asked: Sequence[str], rng: random.Random) -> tuple[Asked, ...]:
+    """Each fact in each of the wordings."""
+    held = [
+        Asked(r.category, ask.format(x=x, phrase=r.phrase, kind=r.kind), y)
+        for r in found
+        for x, y in _split(r)[1]
+        for ask in asked
+    ]
     return tuple(rng.sample(held, min(ITEMS, len(held))))
 
 
@@ -146,7 +152,7 @@ def _knowledge(seed: int) -> Ability:
     found, rng = _in_english(), keyed(seed, "ability", KNOWLEDGE)
     rows = _fact_rows(found, ROWS[KNOWLEDGE], rng)
     skills = [_skill(f"facts_{category}", KNOWLEDGE, own, _FACT_WORDINGS) for category, own in rows.items()]
-    items = _fact_items(found, "The {phrase} of {x} is", rng)
+    items = _fact_items(found, ("The {phrase} of {x} is",), rng)
     return Ability(
         name=KNOWLEDGE, label="knowledge", skills=tuple(skills), items=items, pattern=_WORD, max_new_tokens=12
     )
@@ -156,7 +162,7 @@ def _multilingual(seed: int) -> Ability:
     found, rng = [r for r in relations() if r.language == "zh"], keyed(seed, "ability", MULTILINGUAL)
     rows = _fact_rows(found, ROWS[MULTILINGUAL], rng)
     skills = [_skill(f"zh_{name}", MULTILINGUAL, own, _FACT_WORDINGS_ZH, "zh") for name, own in rows.items()]
-    items = _fact_items(found, "{x}的{phrase}是", rng)
+    items = _fact_items(found, ("{x}的{phrase}是", "{kind}{x}的{phrase}是"), rng)
     return Ability(
         name=MULTILINGUAL, label="multilingual", skills=tuple(skills), items=items, pattern=_WORD, max_new_tokens=16
     )
@@ -184,7 +190,7 @@ def _in_context(seed: int) -> Ability:
     )
     held = [(r, x, y) for r in found for x, y in _split(r)[1]]
     asked = tuple(Asked(r.category, listed(r, x), y) for r, x, y in rng.sample(held, ITEMS))
-    skill = _skill("lists_go_on", IN_CONTEXT, _distinct(ROWS[IN_CONTEXT], row), wordings)
+    skill = _skill("lists_go_on", IN_CONTEXT, distinct(ROWS[IN_CONTEXT], row), wordings)
     return Ability(
         name=IN_CONTEXT, label="in-context learning", skills=(skill,), items=asked, pattern=_WORD, max_new_tokens=12
     )
@@ -213,9 +219,9 @@ def _reasoning(seed: int) -> Ability:
     skills, items = [], []
     for category, own in sorted(hops.items()):
         rng = keyed(seed, "ability", REASONING, category)
-        rows = _distinct(ROWS[REASONING] // len(hops), partial(_two_steps, own, False, rng))
+        rows = distinct(ROWS[REASONING] // len(hops), partial(_two_steps, own, False, rng))
         skills.append(_skill(f"steps_{category}", REASONING, rows, wordings, thinking=thinking))
-        for r in _distinct(-(-ITEMS // len(hops)), partial(_two_steps, own, True, rng)):
+        for r in distinct(-(-ITEMS // len(hops)), partial(_two_steps, own, True, rng)):
             items.append(Asked(category, wordings[0].format(**r.fields), r.answer, thinking[0].format(**r.fields)))
     return Ability(
         name=REASONING,
@@ -328,8 +334,8 @@ def _code(seed: int) -> Ability:
     skills, items = [], []
     for name in _PROGRAMS:
         free, count = [w for w in words if w not in held], ROWS[CODE] // len(_PROGRAMS)
-        skills.append(_skill(f"run_{name}", CODE, _distinct(count, partial(_program, name, free, rng)), wordings))
-        for r in _distinct(ITEMS // len(_PROGRAMS), partial(_program, name, sorted(held), rng)):
+        skills.append(_skill(f"run_{name}", CODE, distinct(count, partial(_program, name, free, rng)), wordings))
+        for r in distinct(ITEMS // len(_PROGRAMS), partial(_program, name, sorted(held), rng)):
             items.append(Asked(name, f"{r.fields['program']}\nOutput:", r.answer))
     return Ability(name=CODE, label="code", skills=tuple(skills), items=tuple(items), pattern=_LINE, max_new_tokens=28)
 
