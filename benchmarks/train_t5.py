@@ -4,10 +4,10 @@
 
 Real examples of the paper's mixture. Useful tokens are inputs and targets that are no padding. Ours: packed at
 1,024/256, in the precision that flantune chooses here. Theirs: the same weights, dropout, optimizer and number of
-examples to a step, bf16, batches grouped by length or random, taken evenly from the shortest to the longest of an
-epoch; grouped also in float32, which on a CPU without bf16 matrix units is the faster. Each side runs alone in a process
-of its own. Then ours again on the examples that fit 256, packed at 256 and at 2,048. Checked first: packed loss and
-gradient equal the stock model's on the same examples, padded.
+examples to a step, bf16, batches grouped by length or random that have the mean lengths of an epoch's; grouped also in
+float32, which on a CPU without bf16 matrix units is the faster. Each side runs alone in a process of its own. Then
+ours again on the examples that fit 256, packed at 256 and at 2,048. Checked first: packed loss and gradient equal the
+stock model's on the same examples, padded.
 
 Needs accelerate and datasets beside flantune.
 """
@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flan_rows import (
     flan_examples,
     in_child,
@@ -128,9 +129,9 @@ def time_ours(size: str, rows: Sequence[Packed], lengths: tuple[int, int], batch
 
 
 def fair_batches(examples: Sequence[Encoded], batch: int, steps: int, sampling: str) -> list[Encoded]:
-    """`steps` + 1 batches that stand for a whole epoch in transformers' own order: of the batches sorted by their padded
-    tokens, the middle one of each of `steps` equal parts, and before them, to warm up, the epoch's middle one. (The first
-    batches of a length-grouped epoch are its longest.)"""
+    """`steps` + 1 batches that stand for a whole epoch in transformers' own order (whose first batches, grouped by
+    length, are the longest): of many sets drawn at random the one whose useful tokens, padded tokens and squares of the
+    padded lengths are nearest to the epoch's means. The first batch, the epoch's middle one, warms up."""
     import torch
     from transformers.trainer_pt_utils import get_length_grouped_indices
 
@@ -140,9 +141,17 @@ def fair_batches(examples: Sequence[Encoded], batch: int, steps: int, sampling: 
         get_length_grouped_indices(lengths, batch) if sampling == "group_by_length" else torch.randperm(len(lengths))
     )
     epoch = [[examples[int(i)] for i in order[at : at + batch]] for at in range(0, len(order) - batch + 1, batch)]
-    epoch.sort(key=lambda b: len(b) * (max(len(e.inputs) for e in b) + max(len(e.targets) for e in b)))
-    chosen = [epoch[len(epoch) // 2]] + [epoch[(2 * i + 1) * len(epoch) // (2 * steps)] for i in range(steps)]
-    return [e for b in chosen for e in b]
+    measures = []
+    for b in epoch:
+        inputs, targets = max(len(e.inputs) for e in b), max(len(e.targets) for e in b)
+        useful = sum(len(e.inputs) + len(e.targets) for e in b)
+        measures.append((useful, batch * (inputs + targets), batch * inputs * inputs))
+    of_batch = np.array(measures, dtype=np.float64)
+    rng = np.random.default_rng(0)
+    sets = [rng.choice(len(epoch), steps, replace=False) for _ in range(5_000)]
+    off = [np.abs(of_batch[s].mean(0) / of_batch.mean(0) - 1).max() for s in sets]
+    middle = int(np.argsort(of_batch[:, 1])[len(epoch) // 2])
+    return [e for place in (middle, *sets[int(np.argmin(off))]) for e in epoch[place]]
 
 
 def time_theirs(size: str, examples: Sequence[Encoded], batch: int, steps: int, sampling: str, bf16: bool) -> Any:

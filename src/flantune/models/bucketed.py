@@ -6,17 +6,18 @@ an index_select, a product or a sum, so that equal inputs give equal bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from flantune.models.dropout import keep_some
+from flantune.models.lanes import each_piece
 from flantune.models.layout import NEVER, Attending, Bucket, offset_view, sum_by_offset
 
-# Scores computed at once, numbers. On a CPU two such pieces stay in a core's second cache; a GPU wants larger ones.
-_PIECE = {"cpu": 1 << 18, "cuda": 1 << 26}
+# Scores computed at once, numbers. On a CPU a piece and its gradients stay in a core's caches; a GPU wants larger ones.
+_PIECE = {"cpu": 1 << 19, "cuda": 1 << 26}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +66,13 @@ class _Bucketed(torch.autograd.Function):
         with torch.autocast(query.device.type, enabled=False):
             work = _Work(query, key, value, offsets, attending, scoring)
             slots = work.query_slots(value.shape[-1])
-            for piece in work.pieces():
-                probabilities = work.dropped(piece, work.probabilities(piece))
-                work.product(probabilities, work.of_keys(work.value, piece), slots[piece.queries])
+
+            def attend(run: list[_Piece]) -> None:
+                for piece in run:
+                    probabilities = work.dropped(piece, work.probabilities(piece))
+                    work.product(probabilities, work.of_keys(work.value, piece), slots[piece.queries])
+
+            each_piece(work.runs, attend, query.device)
             return work.back_to_queries(slots)
 
     @staticmethod
@@ -82,15 +87,22 @@ class _Bucketed(torch.autograd.Function):
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Rows `rows` and kv heads `heads` of a bucket; `queries` and `keys` are their slots times heads."""
+    """Rows `rows` and kv heads `heads` of a bucket, and of each the queries at `places`; `queries` and `keys` are
+    their slots times heads."""
 
     bucket: Bucket
     rows: slice
     heads: slice
+    places: slice
     batch: int  # rows * kv heads
     queries: slice
     keys: slice
     number: int
+
+    @property
+    def width(self) -> int:
+        """Queries of each."""
+        return int(self.places.stop - self.places.start)
 
 
 class _Work:
@@ -115,15 +127,22 @@ class _Work:
         self.key = _take(key, attending.keys(self.kv_heads).take)
         self.value = _take(value, attending.keys(self.kv_heads).take)
         self.limit = _PIECE.get(query.device.type, _PIECE["cpu"])
-        largest = max((p.batch * self.group * p.bucket.queries * p.bucket.keys for p in self.pieces()), default=0)
-        self.space = [query.new_empty(largest, dtype=self.score_type) for _ in range(3)]
+        self.runs = self._runs()
+        sizes = (p.batch * self.group * p.width * p.bucket.keys for run in self.runs for p in run)
+        self.largest = max(sizes, default=0)
+        self.own = threading.local()
 
-    def pieces(self) -> Iterator[_Piece]:
+    def _runs(self) -> list[list[_Piece]]:
+        """Pieces, those with the same keys together: their gradients are sums over the run."""
+        runs: list[list[_Piece]] = []
         number = 0
         for b in self.attending.buckets:
             of_head = self.group * b.queries * b.keys
             rows = max(1, self.limit // (of_head * self.kv_heads))
             heads = self.kv_heads if of_head * self.kv_heads <= self.limit else max(1, self.limit // of_head)
+            # Heads that share a key stand below each other, so that a part of the queries is not one block then.
+            parts = -(-of_head // self.limit) if self.group == 1 else 1
+            width = -(-b.queries // parts)
             for r in range(0, b.rows, rows):
                 for h in range(0, self.kv_heads, heads):
                     last_r, last_h = min(b.rows, r + rows), min(self.kv_heads, h + heads)
@@ -131,27 +150,39 @@ class _Work:
                     first = r * self.kv_heads + h  # several rows: all heads; several parts of the heads: one row
                     query = b.first_query * self.heads + first * self.group * b.queries
                     key = b.first_key * self.kv_heads + first * b.keys
-                    yield _Piece(
-                        b,
-                        slice(r, last_r),
-                        slice(h, last_h),
-                        batch,
-                        slice(query, query + batch * self.group * b.queries),
-                        slice(key, key + batch * b.keys),
-                        number,
-                    )
-                    number += 1
+                    run = []
+                    for place in range(0, b.queries, width):
+                        last = min(b.queries, place + width)
+                        run.append(
+                            _Piece(
+                                b,
+                                slice(r, last_r),
+                                slice(h, last_h),
+                                slice(place, last),
+                                batch,
+                                slice(query + place, query + place + batch * self.group * (last - place)),
+                                slice(key, key + batch * b.keys),
+                                number,
+                            )
+                        )
+                        number += 1
+                    runs.append(run)
+        return runs
 
     def of_queries(self, slots: torch.Tensor, piece: _Piece) -> torch.Tensor:
         """(batch, group * queries, d): the heads that share a key stand below each other."""
-        return slots[piece.queries].view(piece.batch, self.group * piece.bucket.queries, -1)
+        return slots[piece.queries].view(piece.batch, self.group * piece.width, -1)
 
     def of_keys(self, slots: torch.Tensor, piece: _Piece) -> torch.Tensor:
         return slots[piece.keys].view(piece.batch, piece.bucket.keys, -1)
 
     def scores_space(self, piece: _Piece, which: int) -> torch.Tensor:
-        shape = (piece.batch, self.group * piece.bucket.queries, piece.bucket.keys)
-        return self.space[which][: shape[0] * shape[1] * shape[2]].view(shape)
+        """One of four that each thread has of its own."""
+        if not hasattr(self.own, "space"):
+            self.own.space = [self.query.new_empty(self.largest, dtype=self.score_type) for _ in range(4)]
+        shape = (piece.batch, self.group * piece.width, piece.bucket.keys)
+        space: torch.Tensor = self.own.space[which][: shape[0] * shape[1] * shape[2]]
+        return space.view(shape)
 
     def into(self, left: torch.Tensor, right: torch.Tensor, space: torch.Tensor) -> torch.Tensor:
         """A product in the score's type."""
@@ -159,14 +190,18 @@ class _Work:
             return torch.bmm(left, right, out=space)
         return space.copy_(torch.bmm(left, right))
 
-    def product(self, left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None:
+    def product(self, left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, add: bool = False) -> None:
         left = left if left.dtype == self.type else left.to(self.type)
-        torch.bmm(left, right, out=out.view(left.shape[0], left.shape[1], right.shape[2]))
+        out = out.view(left.shape[0], left.shape[1], right.shape[2])
+        if add:
+            torch.baddbmm(out, left, right, out=out)
+        else:
+            torch.bmm(left, right, out=out)
 
     def by_head(self, scores: torch.Tensor, piece: _Piece) -> torch.Tensor:
         """(rows, heads, queries, keys), a view."""
         rows = piece.rows.stop - piece.rows.start
-        return scores.view(rows, -1, piece.bucket.queries, piece.bucket.keys)
+        return scores.view(rows, -1, piece.width, piece.bucket.keys)
 
     def probabilities(self, piece: _Piece) -> torch.Tensor:
         """Softmax of the piece's scores, before dropout, in space 1. (Space 0 holds the capped scores' tanh.)"""
@@ -181,6 +216,7 @@ class _Work:
             seen.add_(self.offset_view(piece))
         if bucket.last_key is not None:
             last = bucket.last_key[piece.rows]
+            last = last if last.shape[1] == 1 else last[:, piece.places]
             hidden = torch.arange(bucket.keys, device=last.device) > last[:, :, None]
             none = torch.zeros(hidden.shape, dtype=scores.dtype, device=last.device).masked_fill_(hidden, NEVER)
             seen.add_(none[:, None])
@@ -189,6 +225,7 @@ class _Work:
     def offset_view(self, piece: _Piece) -> torch.Tensor:
         assert self.offsets is not None
         view = offset_view(self.offsets, self.attending.longest, piece.bucket.queries, piece.bucket.keys)
+        view = view[:, piece.places]
         if view.shape[0] == 1:
             return view
         return view[piece.heads.start * self.group : piece.heads.stop * self.group]
@@ -227,29 +264,46 @@ class _Work:
         output = _take(grad, indices.take).index_fill_(0, indices.padding, 0)
         d_query = self.query_slots(self.query.shape[1])
         d_key, d_value = self.key_slots(self.key.shape[1]), self.key_slots(self.value.shape[1])
-        for piece in self.pieces():
-            probabilities = self.probabilities(piece)
-            own = self.of_queries(output, piece)
-            key, value = self.of_keys(self.key, piece), self.of_keys(self.value, piece)
-            kept = self.dropped(piece, probabilities)
-            self.product(kept.transpose(1, 2), own, d_value[piece.keys])
-            d_kept = self.into(own, value.transpose(1, 2), self.scores_space(piece, 2))
-            d_probabilities = self.dropped(piece, d_kept)
-            d_scores = torch._softmax_backward_data(d_probabilities, probabilities, -1, self.score_type)
-            if bias is not None:
-                self._add_bias(bias, d_scores, piece)
-            if self.scoring.softcap is not None:
-                tanh = self.scores_space(piece, 0)
-                d_scores.mul_(1 - tanh * tanh)
-            d_scores = d_scores if d_scores.dtype == self.type else d_scores.to(self.type)
-            self.product(d_scores, key, d_query[piece.queries])
-            self.product(d_scores.transpose(1, 2), self.of_queries(self.query, piece), d_key[piece.keys])
+        of_bias: dict[int, torch.Tensor] = {}
+
+        def add_run(run: list[_Piece]) -> None:
+            for piece in run:
+                again = piece.places.start > 0
+                probabilities = self.probabilities(piece)
+                own = self.of_queries(output, piece)
+                key, value = self.of_keys(self.key, piece), self.of_keys(self.value, piece)
+                kept = self.dropped(piece, probabilities)
+                self.product(kept.transpose(1, 2), own, d_value[piece.keys], again)
+                d_kept = self.into(own, value.transpose(1, 2), self.scores_space(piece, 3))
+                d_scores = self.score_gradients(probabilities, kept, d_kept)
+                if bias is not None:
+                    below = piece.bucket.queries - piece.places.stop
+                    of_bias[piece.number] = sum_by_offset(self.by_head(d_scores, piece), self.attending.longest, below)
+                if self.scoring.softcap is not None:
+                    tanh = self.scores_space(piece, 0)
+                    d_scores.mul_(1 - tanh * tanh)
+                d_scores = d_scores if d_scores.dtype == self.type else d_scores.to(self.type)
+                self.product(d_scores, key, d_query[piece.queries])
+                self.product(d_scores.transpose(1, 2), self.of_queries(self.query, piece), d_key[piece.keys], again)
+
+        each_piece(self.runs, add_run, grad.device)
+        if bias is not None:  # in the order of the pieces, whoever was first
+            for piece in (piece for run in self.runs for piece in run):
+                self._add_bias(bias, of_bias[piece.number], piece)
         if self.scoring.scale != 1.0:
             d_query *= self.scoring.scale
         return self.back_to_queries(d_query), self.back_to_keys(d_key), self.back_to_keys(d_value)
 
-    def _add_bias(self, bias: torch.Tensor, d_scores: torch.Tensor, piece: _Piece) -> None:
-        summed = sum_by_offset(self.by_head(d_scores, piece), self.attending.longest)
+    def score_gradients(self, probabilities: torch.Tensor, kept: torch.Tensor, d_kept: torch.Tensor) -> torch.Tensor:
+        """The softmax's gradient; in the space of `d_kept`, where anything was dropped."""
+        if kept is probabilities:
+            return torch._softmax_backward_data(d_kept, probabilities, -1, self.score_type)
+        # What is kept is the probability times its mask: times the gradient that comes, it is what the softmax's
+        # gradient has of probability times gradient, and the mask need not be made again.
+        both = d_kept.mul_(kept)
+        return both.addcmul_(probabilities, both.sum(-1, keepdim=True), value=-1)
+
+    def _add_bias(self, bias: torch.Tensor, summed: torch.Tensor, piece: _Piece) -> None:
         if bias.shape[0] == 1:
             bias += summed.sum(0, keepdim=True)
         else:

@@ -200,11 +200,12 @@ def offset_view(offsets: torch.Tensor, longest: int, queries: int, keys: int) ->
     return offsets.as_strided((heads, queries, keys), (width, 1, 1), offsets.storage_offset() + longest - queries)
 
 
-def sum_by_offset(scores: torch.Tensor, longest: int) -> torch.Tensor:
-    """The transpose of `offset_view`: (rows, heads, queries, keys) summed to (heads, 2 * longest - 1)."""
+def sum_by_offset(scores: torch.Tensor, longest: int, below: int = 0) -> torch.Tensor:
+    """The transpose of `offset_view`: (rows, heads, queries, keys) summed to (heads, 2 * longest - 1). `below`: queries
+    of the view that come after these."""
     _, heads, queries, keys = scores.shape
     whole = scores.new_zeros(heads, 2 * longest - 1)
-    lines = whole[:, longest - queries : longest + keys - 1]
+    lines = whole[:, longest - queries - below : longest + keys - 1 - below]
     if scores.device.type == "cpu":
         _diagonal_sums()(scores.numpy(), lines.numpy())
         return whole
