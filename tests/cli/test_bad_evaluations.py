@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from flantune.cli.app import app
 from flantune.evals import read_items
-from flantune.models.load import save_model
-from flantune.tokens.tokenizer import load_tokenizer, train_tokenizer
+from flantune.tokens.tokenizer import load_tokenizer
+from tiny import saved_decoder
 
 FILES = Path(__file__).parents[1] / "data" / "benchmarks"
 
@@ -27,20 +26,7 @@ def run(*arguments: str | Path, code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    texts = ["Q: Which of these floats?\n(A) Duckweed (B) Flint\nA: Let's think step by step."] * 30
-    tokenizer = train_tokenizer(texts, 400, folder / "tokenizer")
-    config = LlamaConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        eos_token_id=tokenizer.eos_id,
-    )
-    save_model(LlamaForCausalLM(config), tokenizer.hf, folder / "model")
-    return folder / "model"
+    return saved_decoder(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from flantune.errors import RecipeError, StateError
 from flantune.evals import BENCHMARKS, Setting, read_items, run_evaluation
@@ -20,7 +19,7 @@ from flantune.inference.answers import AnswerStore
 from flantune.inference.backends import Ours, Prices
 from flantune.inference.mock import Mock
 from flantune.inference.openai import OpenAIServer, Server
-from flantune.tokens.tokenizer import train_tokenizer
+from tiny import tiny_decoder
 
 
 def every_setting(benchmarks: Path) -> list[Setting]:
@@ -84,20 +83,9 @@ def recording() -> Iterator[Recording]:
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    texts = ["Q: Which of these floats?\n(A) Duckweed (B) Flint\nA: Let's think step by step."] * 30
-    tokenizer = train_tokenizer(texts, 400, Path(tmp_path_factory.mktemp("tokenizer")))
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=8192,
-        eos_token_id=tokenizer.eos_id,
-    )
-    return Engine(LlamaForCausalLM(config), tokenizer, "causal", 8000, prompt_eos=False)
+    model, tokenizer = tiny_decoder(Path(tmp_path_factory.mktemp("tokenizer")), max_position_embeddings=8192)
+    return Engine(model, tokenizer, "causal", 8000, prompt_eos=False)
 
 
 class Overheard(Ours):

@@ -12,19 +12,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from flantune.errors import ModelError, StateError
 from flantune.evals import BENCHMARKS, Setting, read_items, run_evaluation
 from flantune.inference.mock import Mock
 from flantune.inference.requests import Generated, GenerateRequest, ScoreRequest
-from flantune.models.load import save_model
 from flantune.pipeline import asking
 from flantune.pipeline.asking import Heard, LocalCrew, Shared, _common, heard_from, shares_of
 from flantune.pipeline.evaluation import open_backend
 from flantune.pipeline.parallel import Failure, Workers
 from flantune.recipe import EvalSpec
-from flantune.tokens.tokenizer import train_tokenizer
+from tiny import saved_decoder
 
 FILES = Path(__file__).parents[1] / "data" / "benchmarks"
 
@@ -139,21 +137,7 @@ def test_workers_with_other_models_are_refused(shared: Any):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    texts = ["Q: Which of these floats?\n(A) Duckweed (B) Flint\nA: Let's think step by step."] * 30
-    tokenizer = train_tokenizer(texts, 400, folder / "tokenizer")
-    config = LlamaConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=8192,
-        eos_token_id=tokenizer.eos_id,
-    )
-    save_model(LlamaForCausalLM(config), tokenizer.hf, folder / "model")
-    return str(folder / "model")
+    return str(saved_decoder(tmp_path_factory.mktemp("model"), width=32, layers=2, max_position_embeddings=8192))
 
 
 def settings() -> list[Setting]:

@@ -19,34 +19,19 @@ from flantune.demo.files import write_world
 from flantune.errors import RecipeError
 from flantune.pipeline import build, finetune, open_run, run
 from flantune.recipe import parse_recipe
+from tiny import tiny_recipe
 
 
 def raw_recipe(tmp_path: Path, **changes: Any) -> dict[str, Any]:
-    raw: dict[str, Any] = {
+    sections: dict[str, Any] = {
         "name": "choosing",
-        "runs": str(tmp_path / "runs"),
-        "collections": [
-            {
-                "path": str(tmp_path / "world"),
-                "reader": "native",
-                "include": ["foods_*.task.yaml", "towns_*.task.yaml"],
-            }
-        ],
-        "held_out": {"categories": ["towns"]},
         "mixture": {"preset": "uniform", "formats": [{"setting": "zs_opt"}]},
-        "tokens": {"inputs_len": 96, "targets_len": 48, "block": 64, "shard_rows": 8},
-        "model": {
-            "family": "t5",
-            "init": "scratch",
-            "size": {"d_model": 32, "layers": 1, "heads": 2, "d_kv": 16, "d_ff": 64},
-            "tokenizer": {"vocab_size": 512, "sample_mb": 0.1},
-        },
         "train": {"steps": 6, "batch_rows": 3, "micro_rows": 2, "checkpoint_every": 4, "log_every": 1, "threads": 1},
         "eval": {
             "benchmarks": [{"name": "held_out", "shots": 0, "modes": ["direct"], "limit": 2, "max_new_tokens": 4}]
         },
     }
-    return {**raw, **changes}
+    return tiny_recipe(tmp_path, tasks=("foods", "towns"), **{**sections, **changes})
 
 
 def towns(tmp_path: Path) -> list[str]:

@@ -21,6 +21,7 @@ from flantune.pipeline.parallel import BlocksAhead, Workers
 from flantune.recipe import Recipe, parse_recipe
 from flantune.tokens.block import PackedBlock
 from flantune.tokens.build import build_shards
+from ray_cluster import two_nodes
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 ray = pytest.importorskip("ray")
@@ -28,16 +29,8 @@ ray = pytest.importorskip("ray")
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head and one more node, two processors each by their own account."""
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 2, "object_store_memory": 80 << 20}
-    made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    made.add_node(**node)
-    ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
-    yield made
-    ray.shutdown()
-    made.shutdown()
+    with two_nodes(2) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

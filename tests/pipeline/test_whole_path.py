@@ -19,33 +19,17 @@ from flantune.demo.files import write_world
 from flantune.errors import RecipeError, StateError
 from flantune.pipeline import build, open_run, run
 from flantune.recipe import Recipe, load_recipe, parse_recipe
+from tiny import tiny_recipe
 
 
 def recipe_of(tmp_path: Path, **changes: object) -> dict[str, object]:
-    raw: dict[str, object] = {
+    sections: dict[str, object] = {
         "name": "small",
-        "runs": str(tmp_path / "runs"),
-        "collections": [
-            {
-                "path": str(tmp_path / "world"),
-                "reader": "native",
-                "include": ["foods_*.task.yaml", "arithmetic_*.task.yaml", "towns_*.task.yaml"],
-            }
-        ],
-        "held_out": {"categories": ["towns"]},
-        "mixture": {"preset": "uniform", "formats": [{"setting": "zs_opt"}, {"setting": "fs_noopt", "shots": 2}]},
-        "tokens": {"inputs_len": 96, "targets_len": 48, "block": 64, "shard_rows": 8},
-        "model": {
-            "family": "t5",
-            "init": "scratch",
-            "size": {"d_model": 32, "layers": 1, "heads": 2, "d_kv": 16, "d_ff": 64},
-            "tokenizer": {"vocab_size": 512, "sample_mb": 0.1},
-        },
         "pretrain": {"steps": 4, "batch_rows": 4, "micro_rows": 4, "window": 32, "checkpoint_every": 2, "threads": 1},
         "train": {"steps": 6, "batch_rows": 4, "micro_rows": 2, "checkpoint_every": 2, "log_every": 1, "threads": 1},
         "eval": {"benchmarks": [{"name": "held_out", "shots": [0, 2], "limit": 2, "max_new_tokens": 4}]},
     }
-    return {**raw, **changes}
+    return tiny_recipe(tmp_path, **{**sections, **changes})
 
 
 @pytest.fixture

@@ -286,7 +286,7 @@ def test_an_unwritable_place_is_an_error_of_ours(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(StateError, match="cannot be written"):
         write_report(root, tmp_path / "taken")
-    assert list(tmp_path.glob(".*.tmp")) == []
+    assert list(tmp_path.glob("*.tmp")) == []
 
 
 def test_smoothing_starts_at_the_data_keeps_constants_and_leaves_gaps() -> None:

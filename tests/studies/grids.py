@@ -10,33 +10,16 @@ from flantune.evals.results import Answered, write_items
 from flantune.recipe import Recipe, parse_recipe
 from flantune.studies.point import Label, PointResult
 from flantune.types import Item, Result
+from tiny import tiny_recipe
 
 
 def tiny(tmp_path: Path, **changes: Any) -> Recipe:
     """A from-scratch model of a few thousand weights on a few tasks of the embedded world."""
-    raw: dict[str, Any] = {
-        "name": "tiny",
-        "runs": str(tmp_path / "runs"),
-        "collections": [
-            {
-                "path": str(tmp_path / "world"),
-                "reader": "native",
-                "include": ["foods_*.task.yaml", "arithmetic_*.task.yaml", "towns_*.task.yaml"],
-            }
-        ],
-        "held_out": {"categories": ["towns"]},
-        "mixture": {"preset": "uniform", "formats": [{"setting": "zs_opt"}, {"setting": "fs_noopt", "shots": 2}]},
-        "tokens": {"inputs_len": 96, "targets_len": 48, "block": 64, "shard_rows": 8},
-        "model": {
-            "family": "t5",
-            "init": "scratch",
-            "size": {"d_model": 32, "layers": 1, "heads": 2, "d_kv": 16, "d_ff": 64},
-            "tokenizer": {"vocab_size": 512, "sample_mb": 0.1},
-        },
+    sections: dict[str, Any] = {
         "train": {"steps": 3, "batch_rows": 2, "micro_rows": 2, "checkpoint_every": 1, "log_every": 1, "watch": []},
         "eval": {"benchmarks": [{"name": "held_out", "modes": ["direct"], "limit": 2, "max_new_tokens": 4}]},
     }
-    return parse_recipe({**raw, **changes})
+    return parse_recipe(tiny_recipe(tmp_path, **{**sections, **changes}))
 
 
 SETTING = "held_out/direct/0-shot"

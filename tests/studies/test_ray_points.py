@@ -18,6 +18,7 @@ from flantune.errors import StateError
 from flantune.studies import points as points_module
 from flantune.studies.point import Point
 from flantune.studies.points import run_points
+from ray_cluster import two_nodes
 
 from .grids import tiny
 
@@ -28,15 +29,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 1, "object_store_memory": 80 << 20}
-    made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    made.add_node(**node)
-    ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
-    yield made
-    ray.shutdown()
-    made.shutdown()
+    with two_nodes(1) as made:
+        yield made
 
 
 def points_of(tmp_path: Path, steps: int) -> list[Point]:

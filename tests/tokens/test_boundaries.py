@@ -19,7 +19,9 @@ from transformers import PreTrainedTokenizerFast
 
 from flantune.tokens.boundaries import LETTERS_THEN_BREAKS, Boundaries, boundaries_of
 from flantune.tokens.near_ties import NearTies
-from flantune.tokens.tokenizer import Tokenizer, load_tokenizer, wrap_tokenizer
+from flantune.tokens.tokenizer import Tokenizer, wrap_tokenizer
+
+from .unigrams import train_unigram
 
 WORDS = [
     "the",
@@ -64,21 +66,7 @@ def split_by(pattern: str) -> Tokenizer:
 
 
 def unigram(folder: Path, rule: str = "nmt_nfkc") -> Tokenizer:
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([t.replace("\n", " ") for t in TEXTS]),
-        model_prefix=str(folder / "spiece"),
-        vocab_size=80,
-        model_type="unigram",
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        hard_vocab_limit=False,
-        normalization_rule_name=rule,
-        minloglevel=2,
-    )
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer", "extra_ids": 100}')
-    return load_tokenizer(folder)
+    return train_unigram(folder, [t.replace("\n", " ") for t in TEXTS], 80, rule)
 
 
 GPT2 = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +25,8 @@ from flantune.tokens.token_store import STATE, TokenStore
 from flantune.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from flantune.tokens.worded import composes
 from flantune.types import Format
+
+from .unigrams import train_unigram
 
 LENGTHS = {"inputs_len": 160, "targets_len": 24, "few_shot_margin": 16}
 
@@ -82,20 +83,8 @@ def assert_same(got: EncodedBatch, expected: EncodedBatch) -> None:
 @pytest.fixture(scope="module")
 def unigram(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     folder = tmp_path_factory.mktemp("unigram")
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["the ferry left at nine. A crate holds 6 jars: how many? aaa it's 100% of it"] * 50),
-        model_prefix=str(folder / "spiece"),
-        vocab_size=90,
-        model_type="unigram",
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer", "extra_ids": 100}')
-    return load_tokenizer(folder)
+    lines = ["the ferry left at nine. A crate holds 6 jars: how many? aaa it's 100% of it"] * 50
+    return train_unigram(folder, lines, 90)
 
 
 @pytest.fixture(scope="module", params=["byte-level", "unigram"])

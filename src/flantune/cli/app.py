@@ -10,7 +10,17 @@ import typer
 import flantune
 from flantune.cli import check, evaluate, plan, preview, study, tasks, train
 from flantune.cli.console import ProgressLine, emit, guarded
-from flantune.cli.options import DataOpt, FreshOpt, JsonOpt, RecipeArg, RunsOpt, SetOpt, chosen_workers, open_recipe
+from flantune.cli.options import (
+    DataOpt,
+    FreshOpt,
+    JsonOpt,
+    RayAddressOpt,
+    RecipeArg,
+    RunsOpt,
+    SetOpt,
+    chosen_workers,
+    open_recipe,
+)
 from flantune.errors import RecipeError
 
 app = typer.Typer(
@@ -99,9 +109,7 @@ def build(
     ray: Annotated[
         bool, typer.Option("--ray", help="Make the rows on a Ray cluster: the one there is, or a new one here.")
     ] = False,
-    ray_address: Annotated[
-        str | None, typer.Option("--ray-address", help="HOST:PORT of the cluster's head, or 'local'; implies --ray.")
-    ] = None,
+    ray_address: RayAddressOpt = None,
     json: JsonOpt = False,
 ) -> None:
     """Packed shards and their data card."""
@@ -147,11 +155,21 @@ def report(
 ) -> None:
     """One self-contained HTML page about a run or a study."""
     with guarded():
-        from flantune.reports import is_study, write_report, write_study_report
+        from flantune.reports import is_begun, is_study, write_report, write_study_report
 
-        write = write_study_report if is_study(run_folder) else write_report
-        path = write(run_folder, output or run_folder / "report.html")
+        out = output or run_folder / "report.html"
+        if is_begun(run_folder) or is_study(run_folder):
+            path = write_study_report(run_folder, out, _so_far(run_folder))
+        else:
+            path = write_report(run_folder, out)
         emit(json, {"report": str(path)}, text=f"report: {path}")
+
+
+def _so_far(folder: Path) -> dict[str, Any] | None:
+    """What a study that was stopped says by now; None of one that is through."""
+    from flantune.studies.study import findings_so_far, stopped
+
+    return findings_so_far(folder).to_json() if stopped(folder) else None
 
 
 def main(argv: list[str] | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""`flantune eval`; score and compare are in scores.py, what says how it is asked and who answers in asking.py."""
+"""`flantune eval`; score and compare are in scores.py, the groups of options in asking.py."""
 
 from __future__ import annotations
 
@@ -8,37 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flantune.cli import scores
-from flantune.cli.asking import (
-    BackendOpt,
-    BaseUrlOpt,
-    ChatOpt,
-    ConcurrencyOpt,
-    GenerateOpt,
-    KeepOpt,
-    NoReuseOpt,
-    NormaliseOpt,
-    PerMinuteOpt,
-    PriceOpt,
-    RayAddressOpt,
-    RayOpt,
-    ReuseFromOpt,
-    SamplesOpt,
-    ScorerOpt,
-    SelectOpt,
-    TemperatureOpt,
-    TimeoutOpt,
-    TokenizerOpt,
-    TopKOpt,
-    TopPOpt,
-    TriggerOpt,
-    WorkersOpt,
-    answering,
-    how_asked,
-    reuse_path,
-)
+from flantune.cli.asking import HowAsked, Reuse, WhatAsked, WhoAnswers
 from flantune.cli.console import ProgressLine, emit, guarded
-from flantune.cli.options import JsonOpt, open_recipe
-from flantune.cli.scores import LeaksOpt, ReadingOpt, checked_modes, table, with_leaks
+from flantune.cli.options import JsonOpt, open_recipe, with_groups_spread
+from flantune.cli.scores import LeaksOpt, table, with_leaks
 from flantune.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -47,11 +20,11 @@ if TYPE_CHECKING:
     from flantune.evals.results import ApplyTemplate
     from flantune.pipeline.parallel import Workers
 
+EXAMPLE = "Example: flantune eval runs/demo/model --benchmark mmlu,gsm8k --data DIR --limit 20"
+
 
 def register(app: typer.Typer) -> None:
-    app.command("eval", epilog="Example: flantune eval runs/demo/model --benchmark mmlu,gsm8k --data DIR --limit 20")(
-        evaluate
-    )
+    app.command("eval", epilog=EXAMPLE)(with_groups_spread(evaluate))
     scores.register(app)
 
 
@@ -62,48 +35,14 @@ def evaluate(
             help="A model folder, hub id, 'demo', a server's model, or a recipe (*.yaml). None with --show."
         ),
     ] = None,
-    benchmark: Annotated[
-        str | None,
-        typer.Option("--benchmark", "-b", help="Names with commas, or a .yaml or .py file of your own. [mmlu]"),
-    ] = None,
-    suite: Annotated[
-        str | None, typer.Option("--suite", help="flan, core or quick: benchmarks asked together.")
-    ] = None,
-    mode: Annotated[
-        str | None, typer.Option("--mode", help="direct, cot, or both with a comma; all when not given.")
-    ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Folder with the benchmarks' folders.")] = None,
-    path: Annotated[Path | None, typer.Option("--path", help="One benchmark's own file or folder.")] = None,
-    shots: Annotated[int | None, typer.Option("--shots", min=0)] = None,
-    split: Annotated[str | None, typer.Option("--split")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Items per task.")] = None,
-    chat: ChatOpt = "plain",
-    trigger: TriggerOpt = None,
-    normalise: NormaliseOpt = "none",
-    generate: GenerateOpt = False,
-    samples: SamplesOpt = None,
-    temperature: TemperatureOpt = None,
-    top_k: TopKOpt = None,
-    top_p: TopPOpt = None,
-    select: SelectOpt = None,
-    scorer: ScorerOpt = None,
-    keep: KeepOpt = None,
-    reading: ReadingOpt = "default",
+    *,
+    what: WhatAsked,
+    how: HowAsked,
     show: Annotated[
         str | None, typer.Option("--show", help="Print the prompt of this item and leave, e.g. val/anatomy/3.")
     ] = None,
-    backend: BackendOpt = "ours",
-    base_url: BaseUrlOpt = None,
-    tokenizer: TokenizerOpt = None,
-    concurrency: ConcurrencyOpt = None,
-    per_minute: PerMinuteOpt = None,
-    timeout: TimeoutOpt = None,
-    price: PriceOpt = None,
-    workers: WorkersOpt = None,
-    ray: RayOpt = False,
-    ray_address: RayAddressOpt = None,
-    no_reuse: NoReuseOpt = False,
-    reuse_from: ReuseFromOpt = None,
+    who: WhoAnswers,
+    reuse: Reuse,
     leaks: LeaksOpt = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the results.")] = None,
     max_inputs: Annotated[
@@ -114,51 +53,27 @@ def evaluate(
 ) -> None:
     """Ask a model a benchmark's questions; results item by item. A stopped evaluation goes on where it was."""
     with guarded():
-        asked = how_asked(
-            limit=limit,
-            chat=chat,
-            trigger=trigger,
-            normalise=normalise,
-            generate=generate,
-            samples=samples,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            select=select,
-            scorer=scorer,
-            keep=keep,
-            reading=reading,
-        )
-        single = {"path": str(path) if path else None, "modes": checked_modes(mode), "shots": shots, "split": split}
-        server = {
-            "base_url": base_url,
-            "concurrency": concurrency,
-            "per_minute": per_minute,
-            "timeout": timeout,
-            "price": price,
-        }
-        who = answering(model, backend, server, tokenizer, max_inputs, (workers, ray, ray_address))
-        store = reuse_path(no_reuse, reuse_from)
+        asked, single = how.spec_keys(), what.spec_keys()
+        answering, store = who.answering(model, max_inputs), reuse.path()
         if model is not None and model.endswith((".yaml", ".yml")):
-            _refuse(
-                {**asked, **single, "benchmark": benchmark, "suite": suite, "show": show}, "a recipe says it itself"
-            )
-            _evaluate_recipe(Path(model), data, store, who.workers if who else None, json)
+            refused = {**asked, **single, "benchmark": what.benchmark, "suite": what.suite, "show": show}
+            _refuse(refused, "a recipe says it itself")
+            _evaluate_recipe(Path(model), what.data, store, answering.workers if answering else None, json)
             return
-        missing: list[str] = []
-        if suite is not None:
+        files, missing = str(what.data) if what.data else None, list[str]()
+        if what.suite is not None:
             from flantune.evals import suite_settings
 
-            _refuse({**single, "benchmark": benchmark}, "a suite says it itself")
-            settings, missing = suite_settings(suite, str(data) if data else None, seed, asked)
+            _refuse({**single, "benchmark": what.benchmark}, "a suite says it itself")
+            settings, missing = suite_settings(what.suite, files, seed, asked)
         else:
-            settings = _settings(benchmark or "mmlu", {**asked, **single}, data, seed)
+            settings = _settings(what.benchmark or "mmlu", {**asked, **single}, files, seed)
         if show is not None:
-            _show(settings, show, who, json)
+            _show(settings, show, answering, json)
             return
-        if who is None:
+        if answering is None:
             raise RecipeError("no model named: give a model folder, a hub id, 'demo', or a recipe.")
-        _evaluate_model(who, settings, suite, missing, leaks, output, store, json)
+        _evaluate_model(answering, settings, what.suite, missing, leaks, output, store, json)
 
 
 def _refuse(given: dict[str, Any], why: str) -> None:
@@ -172,7 +87,7 @@ def _refuse(given: dict[str, Any], why: str) -> None:
         raise RecipeError(f"{', '.join(named)}: not taken here, {why}.".replace("--modes", "--mode"))
 
 
-def _settings(names: str, asked: dict[str, Any], data: Path | None, seed: int) -> list[Setting]:
+def _settings(names: str, asked: dict[str, Any], data: str | None, seed: int) -> list[Setting]:
     from flantune.evals import file_settings
     from flantune.recipe import BenchmarkSpec
 
@@ -180,7 +95,7 @@ def _settings(names: str, asked: dict[str, Any], data: Path | None, seed: int) -
         raise RecipeError("--path names one benchmark's files; give one --benchmark with it.")
     settings = []
     for name in names.split(","):
-        settings += file_settings(BenchmarkSpec(name=name, **asked), str(data) if data else None, seed)
+        settings += file_settings(BenchmarkSpec(name=name, **asked), data, seed)
     return settings
 
 

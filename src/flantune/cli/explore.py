@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flantune.cli.console import ProgressLine, emit, guarded, out
-from flantune.cli.options import JsonOpt, RunsOpt, SetOpt, open_recipe
+from flantune.cli.options import JsonOpt, LimitOpt, PathsArg, ReaderOpt, RunsOpt, SetOpt, open_recipe
 from flantune.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 
 def explore(
-    paths: Annotated[
-        list[Path] | None, typer.Argument(help="Files or folders of examples; with none, --data.", show_default=False)
-    ] = None,
+    paths: PathsArg = None,
     data: Annotated[
         Path | None, typer.Option("--data", help="A data folder, as in tasks list; with --recipe, its ${data}.")
     ] = None,
@@ -28,10 +26,8 @@ def explore(
     ] = None,
     change: SetOpt = None,
     runs: RunsOpt = None,
-    reader: Annotated[str, typer.Option("--reader", help="How to read: niv2, flan_cot, p3, … or auto.")] = "auto",
-    max_rejected: Annotated[
-        float, typer.Option("--max-rejected", min=0, max=1, help="Share of bad rows allowed in a file.")
-    ] = 0.01,
+    reader: ReaderOpt = "auto",
+    max_rejected: LimitOpt = 0.01,
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", help="Folder or hub id, for lengths in tokens; the recipe's own.")
     ] = None,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 import yaml
@@ -26,6 +29,14 @@ SetOpt = Annotated[
 RunsOpt = Annotated[Path | None, typer.Option("--runs", help="Folder for run folders.", show_default=False)]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 FreshOpt = Annotated[bool, typer.Option("--fresh", help="Throw away what the run's folder holds and begin anew.")]
+PathsArg = Annotated[
+    list[Path] | None, typer.Argument(help="Files or folders of examples; with none, --data.", show_default=False)
+]
+ReaderOpt = Annotated[str, typer.Option("--reader", help="How to read: niv2, flan_cot, p3, … or auto.")]
+LimitOpt = Annotated[float, typer.Option("--max-rejected", min=0, max=1, help="Share of bad rows allowed in a file.")]
+RayAddressOpt = Annotated[
+    str | None, typer.Option("--ray-address", help="HOST:PORT of the cluster's head, or 'local'; implies --ray.")
+]
 
 
 def open_recipe(path: Path, data: Path | None, changes: list[str] | None, runs: Path | None) -> Recipe:
@@ -56,3 +67,27 @@ def parse_change(change: str) -> tuple[str, Any]:
         return key, yaml.safe_load(value)
     except yaml.YAMLError as e:
         raise RecipeError(f"--set {change}: the value is not YAML: {e}") from None
+
+
+def with_groups_spread(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as Typer reads one: a parameter that is a dataclass stands for its fields, an option each."""
+    hints = get_type_hints(command)
+    groups = {name: kind for name, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
+        if name not in groups:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        options = get_type_hints(groups[name], include_extras=True)
+        parameters += [
+            inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=options[f.name])
+            for f in fields(groups[name])
+        ]
+
+    def spread(**given: Any) -> None:
+        made = {name: kind(**{f.name: given.pop(f.name) for f in fields(kind)}) for name, kind in groups.items()}
+        command(**given, **made)
+
+    spread.__name__, spread.__doc__ = command.__name__, command.__doc__
+    spread.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return spread

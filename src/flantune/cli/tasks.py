@@ -17,7 +17,7 @@ import typer
 from flantune.cli import explore, trust
 from flantune.cli.catalog import fetch, list_collection
 from flantune.cli.console import EXIT_FAILED, ProgressLine, emit, guarded, out
-from flantune.cli.options import JsonOpt
+from flantune.cli.options import JsonOpt, LimitOpt, PathsArg, ReaderOpt
 from flantune.errors import RecipeError
 from flantune.recipe import SETTINGS, CollectionSpec
 
@@ -31,15 +31,10 @@ trust.register(app)
 app.command(epilog="Example: flantune tasks fetch natural-instructions --to data")(fetch)
 explore.register(app)
 
-PathArg = Annotated[
-    list[Path] | None, typer.Argument(help="Files or folders of examples; with none, --data.", show_default=False)
-]
 DataOpt = Annotated[
     Path | None,
     typer.Option("--data", help="A data folder; its niv2, niv2_early, t0, p3, muffin, hub, cot and cot_raw are read."),
 ]
-ReaderOpt = Annotated[str, typer.Option("--reader", help="How to read: niv2, flan_cot, p3, … or auto.")]
-LimitOpt = Annotated[float, typer.Option("--max-rejected", min=0, max=1, help="Share of bad rows allowed in a file.")]
 
 SHOWN_FILES = 12  # skipped files named in a check's text; --json and --rejected have all
 
@@ -79,7 +74,7 @@ def _sampled(path: Path, data: Path | None) -> tuple[str, ...]:
 
 @app.command(epilog="Example: flantune tasks check my_tasks/ --json")
 def check(
-    paths: PathArg = None,
+    paths: PathsArg = None,
     data: DataOpt = None,
     reader: ReaderOpt = "auto",
     max_rejected: LimitOpt = 0.01,
@@ -135,7 +130,7 @@ def check_text(report: CheckReport, rejected: Path | None) -> str:
 
 @app.command("list", epilog="Example: flantune tasks list --data DIR; flantune tasks list --collection flan --data DIR")
 def list_tasks(
-    paths: PathArg = None,
+    paths: PathsArg = None,
     data: DataOpt = None,
     pattern: Annotated[str, typer.Option("--match", help="Only names that match this glob.")] = "*",
     mixture: Annotated[str | None, typer.Option("--mixture", help="Only tasks of this mixture.")] = None,
@@ -179,7 +174,7 @@ def list_tasks(
 @app.command(epilog="Example: flantune tasks show cot/gsm8k --data DIR")
 def show(
     name: Annotated[str, typer.Argument(help="The task's name.")],
-    paths: PathArg = None,
+    paths: PathsArg = None,
     data: DataOpt = None,
     reader: ReaderOpt = "auto",
     max_rejected: LimitOpt = 0.01,
@@ -204,7 +199,7 @@ def show(
 @app.command(epilog="Example: flantune tasks preview cot/gsm8k --data DIR --format fs_opt --seed 3")
 def preview(
     name: Annotated[str, typer.Argument(help="The task's name.")],
-    paths: PathArg = None,
+    paths: PathsArg = None,
     data: DataOpt = None,
     format_name: Annotated[str, typer.Option("--format", help="zs_opt, fs_noopt, niv2_inline, …")] = "zs_opt",
     shots: Annotated[int | None, typer.Option("--shots", min=0, help="Exemplars, in place of the format's.")] = None,

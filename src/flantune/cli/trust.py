@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flantune.cli.console import ProgressLine, emit, guarded
-from flantune.cli.options import DataOpt, JsonOpt, RecipeArg, RunsOpt, SetOpt, open_recipe
+from flantune.cli.options import (
+    DataOpt,
+    JsonOpt,
+    LimitOpt,
+    PathsArg,
+    ReaderOpt,
+    RecipeArg,
+    RunsOpt,
+    SetOpt,
+    open_recipe,
+)
 from flantune.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -20,10 +30,6 @@ SHOWN_ITEMS = 5  # of each benchmark, in the text; --json has more, --output all
 SHOWN_PAIRS = 12
 SHOWN_GROUPS = 3  # of each span
 SHOWN_TEXT = 160  # characters
-
-Paths = Annotated[
-    list[Path] | None, typer.Argument(help="Files or folders of examples; with none, --data.", show_default=False)
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -114,7 +120,7 @@ def contamination_text(result: dict[str, Any]) -> str:
 
 
 def duplicates(
-    paths: Paths = None,
+    paths: PathsArg = None,
     data: Annotated[Path | None, typer.Option("--data", help="A data folder; its training folders are read.")] = None,
     near: Annotated[
         float | None,
@@ -122,10 +128,8 @@ def duplicates(
             "--near", min=0.1, max=1, help="Near ones too: Jaccard similarity of three-word shingles, e.g. 0.8."
         ),
     ] = None,
-    reader: Annotated[str, typer.Option("--reader", help="How to read: niv2, flan_cot, p3, … or auto.")] = "auto",
-    max_rejected: Annotated[
-        float, typer.Option("--max-rejected", min=0, max=1, help="Share of bad rows allowed in a file.")
-    ] = 0.01,
+    reader: ReaderOpt = "auto",
+    max_rejected: LimitOpt = 0.01,
     json: JsonOpt = False,
 ) -> None:
     """Rows that are in the collections more than once: within a task, across tasks, across sources."""

@@ -1,17 +1,18 @@
-"""Exemplars of grade-school word problems: those of Wei et al. (2022), which GSM8K, SVAMP, MAWPS and ASDiv share.
+"""Grade-school word problems: how all of them are asked and read, and Wei et al.'s (2022) exemplars that they share.
 
-Read from prompts/gsm8k/prompt_original.txt beside the benchmark's folder, in that file's layout: "Question: ...",
-"Let's think step by step", the steps, "The answer is N.".
+The exemplars are read from prompts/gsm8k/prompt_original.txt beside the benchmark's folder, in that file's layout:
+"Question: ...", "Let's think step by step", the steps, "The answer is N.".
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flantune.errors import DataError
-from flantune.evals.benchmark import Extraction, Reading, Shot
+from flantune.evals.benchmark import Extraction, FileBenchmark, Part, Question, Reading, Shot
 from flantune.evals.extract import equal_numbers, number
 from flantune.evals.files import read_text
 from flantune.types import Item
@@ -64,3 +65,35 @@ def score_number(item: Item, extraction: Extraction) -> float | None:
     if extraction.answer is None:
         return None
     return float(any(equal_numbers(extraction.answer, r) for r in item.references))
+
+
+@dataclass(frozen=True)
+class GradeSchool(FileBenchmark):
+    """Eight exemplars, the answer a number. Subclasses give `parts`, each from `part`."""
+
+    modes: tuple[str, ...] = ("direct", "cot")
+    default_shots: Mapping[str, int] = field(default_factory=lambda: {"direct": 8, "cot": 8})
+    most_shots: int = 8
+
+    def part(self, task: str, id: str, shown: Sequence[Solved], problems: Iterable[tuple[str, str]], mode: str) -> Part:
+        """`problems`: question and answer."""
+        return Part(
+            task=task,
+            id=id,
+            shots=[shot_of(e, mode) for e in shown],
+            questions=[
+                Question(text=text, asked=worded(text, mode), references=(answer,)) for text, answer in problems
+            ],
+            key=(self.name, id),
+            max_new_tokens=320 if mode == "cot" else 16,
+            stop=("\n\n", "Question:"),
+        )
+
+    def trigger_words(self, part: Part, asked: str, trigger: str) -> str:
+        return with_trigger(asked, trigger)
+
+    def extract(self, item: Item, output: str, reading: Reading = "default") -> Extraction:
+        return read_number(item, output, reading)
+
+    def score(self, item: Item, extraction: Extraction) -> float | None:
+        return score_number(item, extraction)

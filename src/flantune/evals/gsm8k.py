@@ -8,57 +8,26 @@ not a held-out one. Strict reading: a number after `####`, "A:" or the answer ph
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from flantune.errors import DataError
-from flantune.evals.benchmark import Extraction, FileBenchmark, Part, Question, Reading
+from flantune.evals.benchmark import Part
 from flantune.evals.files import existing_either, hub_files, read_json_lines, read_parquet
-from flantune.evals.grade_school import (
-    Solved,
-    read_number,
-    score_number,
-    shared_exemplars,
-    shot_of,
-    with_trigger,
-    worded,
-)
-from flantune.types import Item
+from flantune.evals.grade_school import GradeSchool, Solved, shared_exemplars
 
 
 @dataclass(frozen=True)
-class Gsm8k(FileBenchmark):
+class Gsm8k(GradeSchool):
     name: str = "gsm8k"
     folder: str = "gsm8k"
-    modes: tuple[str, ...] = ("direct", "cot")
-    default_shots: Mapping[str, int] = field(default_factory=lambda: {"direct": 8, "cot": 8})
-    most_shots: int = 8
     datasets: tuple[str, ...] = ("gsm8k",)
 
     def parts(self, path: Path, mode: str, split: str, *, exemplars: bool = True) -> Iterator[Part]:
         shown = (shared_exemplars(path) or read_problems(path, "train")[:8]) if exemplars else []
-        yield Part(
-            task="gsm8k",
-            id=split,
-            shots=[shot_of(e, mode) for e in shown],
-            questions=[
-                Question(text=p.question, asked=worded(p.question, mode), references=(p.answer,))
-                for p in read_problems(path, split)
-            ],
-            key=("gsm8k", split),
-            max_new_tokens=320 if mode == "cot" else 16,
-            stop=("\n\n", "Question:"),
-        )
-
-    def trigger_words(self, part: Part, asked: str, trigger: str) -> str:
-        return with_trigger(asked, trigger)
-
-    def extract(self, item: Item, output: str, reading: Reading = "default") -> Extraction:
-        return read_number(item, output, reading)
-
-    def score(self, item: Item, extraction: Extraction) -> float | None:
-        return score_number(item, extraction)
+        problems = [(p.question, p.answer) for p in read_problems(path, split)]
+        yield self.part("gsm8k", split, shown, problems, mode)
 
 
 def read_problems(path: Path, split: str) -> list[Solved]:

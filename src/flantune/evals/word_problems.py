@@ -8,28 +8,23 @@ MultiArith: MultiArith.json (sQuestion, lSolutions). Plain or .gz.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flantune.errors import DataError, RecipeError
-from flantune.evals.benchmark import Extraction, FileBenchmark, Part, Question, Reading
+from flantune.evals.benchmark import Part
 from flantune.evals.benchmark import only_split as check_split
 from flantune.evals.extract import numbers
 from flantune.evals.files import existing, existing_either, read_json, read_json_lines, read_text
-from flantune.evals.grade_school import read_number, score_number, shared_exemplars, shot_of, with_trigger, worded
-from flantune.types import Item
+from flantune.evals.grade_school import GradeSchool, shared_exemplars
 
 Problems = dict[str, list[tuple[str, str]]]  # by sub-task: question and number
 
 
 @dataclass(frozen=True)
-class WordProblems(FileBenchmark):
-    modes: tuple[str, ...] = ("direct", "cot")
-    default_shots: Mapping[str, int] = field(default_factory=lambda: {"direct": 8, "cot": 8})
-    most_shots: int = 8
-
+class WordProblems(GradeSchool):
     def problems(self, path: Path) -> Problems:
         raise NotImplementedError
 
@@ -42,26 +37,7 @@ class WordProblems(FileBenchmark):
                 "Put Wei et al.'s eight there, or ask with 0 shots."
             )
         for task, problems in self.problems(existing(path, self.name)).items():
-            yield Part(
-                task=task,
-                id=task,
-                shots=[shot_of(e, mode) for e in shown],
-                questions=[
-                    Question(text=text, asked=worded(text, mode), references=(answer,)) for text, answer in problems
-                ],
-                key=(self.name, task),
-                max_new_tokens=320 if mode == "cot" else 16,
-                stop=("\n\n", "Question:"),
-            )
-
-    def trigger_words(self, part: Part, asked: str, trigger: str) -> str:
-        return with_trigger(asked, trigger)
-
-    def extract(self, item: Item, output: str, reading: Reading = "default") -> Extraction:
-        return read_number(item, output, reading)
-
-    def score(self, item: Item, extraction: Extraction) -> float | None:
-        return score_number(item, extraction)
+            yield self.part(task, task, shown, problems, mode)
 
 
 @dataclass(frozen=True)

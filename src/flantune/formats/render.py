@@ -74,25 +74,14 @@ def render(
         exemplars = demonstration_exemplars(task, example, template, format)
     _refuse_query(task, example, format, exemplars)
     few_shot = format.shots > 0 or bool(exemplars) or not format.instruction
-    strings = None
-    if few_shot and format.delimiters == "random":
-        strings = rng.choice(delimiter_rows(template.language))
+    strings = rng.choice(delimiter_rows(template.language)) if few_shot and format.delimiters == "random" else None
     layout = layout_of(template, format, strings) if few_shot else None
     dialog = None
     if TURNS_FIELD in task.fields:
         dialog = dash_style(template.language) if few_shot else draw_dialog_style(rng, template.language)
     segments: list[Segment] = []
     if layout is not None:
-        separator = None
-        if format.exemplar_templates == "mixed" and exemplars and not format.chat:
-            separator = draw_separator(rng)
-        segments += _instruction(task, example, layout, separator)
-        explain = format.demonstrations and format.shots == 1
-        for number, (shown, its_template) in enumerate(exemplars):
-            its_layout = layout_of(its_template, format, strings)
-            explanation = _explanation(shown, its_template, rng) if explain else ""
-            piece = _exemplar(task, shown, its_template, its_layout, style, dialog, explanation)
-            segments += [Segment("exemplar", text, number) for text in (*piece, separator or its_layout.separator)]
+        segments += _before_query(task, example, exemplars, layout, format, strings, style, dialog, rng)
     query = _word(task, example, template, layout, style, dialog, target_index)
     segments += query.inputs + query.target
     return Prompt(
@@ -165,6 +154,31 @@ def _exemplar_row(task: Task, format: Format, exemplar: Example) -> int:
 
 def _is_dialogue(example: Example, exemplars: Exemplars) -> bool:
     return bool(example.fields.get("messages")) and not exemplars
+
+
+def _before_query(
+    task: Task,
+    example: Example,
+    exemplars: Exemplars,
+    layout: FewShotLayout,
+    format: Format,
+    strings: Mapping[str, str] | None,
+    style: OptionStyle | None,
+    dialog: DialogStyle | None,
+    rng: random.Random,
+) -> list[Segment]:
+    """Few-shot: the instruction, then every exemplar in its three segments."""
+    separator = None
+    if format.exemplar_templates == "mixed" and exemplars and not format.chat:
+        separator = draw_separator(rng)
+    segments = _instruction(task, example, layout, separator)
+    explain = format.demonstrations and format.shots == 1
+    for number, (shown, its_template) in enumerate(exemplars):
+        its_layout = layout_of(its_template, format, strings)
+        explanation = _explanation(shown, its_template, rng) if explain else ""
+        piece = _exemplar(task, shown, its_template, its_layout, style, dialog, explanation)
+        segments += [Segment("exemplar", text, number) for text in (*piece, separator or its_layout.separator)]
+    return segments
 
 
 def _instruction(task: Task, example: Example, layout: FewShotLayout, separator: str | None) -> list[Segment]:

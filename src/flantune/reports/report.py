@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
-from flantune.errors import StateError
 from flantune.reports import evaluation, figures, tables
 from flantune.reports.outputs import VERDICTS, pick_outputs
+from flantune.reports.page import page_styles, page_template, write_page
 from flantune.reports.run_files import Record, RunFiles, read_run
 
 _ROLES = ("instruction", "exemplar", "query", "rationale", "target")
@@ -37,38 +35,17 @@ def write_report(run_folder: Path, out: Path) -> Path:
 
     Raises RecipeError where `run_folder` is none, StateError where a file of it cannot be read or `out` not written.
     """
-    page = render_page(read_run(Path(run_folder)))
-    out = Path(out)
-    beside = out.with_name(f".{out.name}.tmp")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(out)
-    except OSError as e:
-        beside.unlink(missing_ok=True)
-        raise StateError(f"{out}: cannot be written: {e.strerror or e}.") from e
-    return out
+    return write_page(render_page(read_run(Path(run_folder))), Path(out))
 
 
 def render_page(run: RunFiles) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("flantune.reports", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    css = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     context = {**_evaluation(run), **_data(run), **_training(run)}
-    return environment.get_template("page.html.j2").render(
+    return page_template("page.html.j2").render(
         name=str(run.recipe.get("name", run.root.name)),
         recipe_text=run.recipe_text.rstrip(),
         versions=tables.facts((name, tables.text(version)) for name, version in run.versions.items()),
         missing=tables.MISSING,
-        css=Markup(css),
+        css=page_styles("page.css"),
         script=Markup(figures.script()),
         **context,
     )
@@ -118,6 +95,12 @@ def _data(run: RunFiles) -> dict[str, Any]:
     return {
         "card": None if card is None else tables.data_facts(card),
         "mixtures": None if card is None else tables.composition(card["mixtures"], "mixture", counts),
+        "phases": []
+        if card is None
+        else [
+            (f"Phase {n}: {phase['rows']:,} rows", tables.composition(phase["mixtures"], "mixture", counts))
+            for n, phase in enumerate(card.get("phases", ()), 1)
+        ],
         "task_shares": None if card is None else tables.composition(card["tasks"], "task", counts),
         "formats": None if card is None or not card["formats"] else tables.counts(card["formats"], "format"),
         "num_templates": None if card is None else len(card["templates"]),

@@ -6,9 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flantune.recipe import CollectionSpec
-from flantune.sources.reading import Draft, Record, TaskRows, examples_of, first_object, json_objects, stem, text_of
+from flantune.sources.reading import (
+    Draft,
+    Record,
+    TaskRows,
+    examples_of,
+    file_task,
+    first_object,
+    json_objects,
+    text_of,
+)
 from flantune.sources.rejects import BadRow, Rejects
-from flantune.types import Task
 
 KEYS = frozenset({"instruction", "input", "output"})
 METADATA = frozenset({"id", "text", "source"})  # `text` is the whole rendered once more
@@ -25,18 +33,7 @@ class AlpacaReader:
         return all(isinstance(first[k], str) for k in KEYS & set(first))
 
     def read(self, path: Path, spec: CollectionSpec, rejects: Rejects) -> Iterator[TaskRows]:
-        mixture = spec.mixture or self.mixture
-        task = Task(
-            name=f"{mixture}/{stem(path)}",
-            mixture=mixture,
-            dataset=stem(path),
-            category="Instructions",
-            templates="alpaca",
-            fields=("instruction", "input"),
-            metric="rouge_l",
-            source=self.name,
-            path=str(path),
-        )
+        task = file_task(path, spec, self, category="Instructions", templates="alpaca", fields=("instruction", "input"))
         yield TaskRows(task, examples_of(task, path, json_objects(path), parse_row, rejects))
 
 

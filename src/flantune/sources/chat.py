@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from flantune.recipe import CollectionSpec
-from flantune.sources.reading import Draft, Record, TaskRows, examples_of, first_object, json_objects, stem
+from flantune.sources.reading import Draft, Record, TaskRows, examples_of, file_task, first_object, json_objects
 from flantune.sources.rejects import BadRow, Rejects
-from flantune.types import Task
 
 ROLES = {
     "system": "system", "developer": "system",
@@ -45,17 +44,13 @@ class ChatReader:
         return False
 
     def read(self, path: Path, spec: CollectionSpec, rejects: Rejects) -> Iterator[TaskRows]:
-        mixture = spec.mixture or self.mixture
-        task = Task(
-            name=f"{mixture}/{stem(path)}",
-            mixture=mixture,
-            dataset=stem(path),
+        task = file_task(
+            path,
+            spec,
+            self,
             category="Dialogue Generation",
             templates="chat",
             fields=("context", "question", "messages"),
-            metric="rouge_l",
-            source=self.name,
-            path=str(path),
         )
         yield TaskRows(task, examples_of(task, path, json_objects(path), parse_conversation, rejects))
 

@@ -13,9 +13,17 @@ from pathlib import Path
 
 from flantune.errors import DataError
 from flantune.recipe import CollectionSpec
-from flantune.sources.reading import Draft, Record, TaskRows, examples_of, first_object, json_objects, stem, text_of
+from flantune.sources.reading import (
+    Draft,
+    Record,
+    TaskRows,
+    examples_of,
+    file_task,
+    first_object,
+    json_objects,
+    text_of,
+)
 from flantune.sources.rejects import BadRow, Rejects
-from flantune.types import Task
 
 MAX_EXCHANGES = 20  # a cut lies within the first twenty, two turns each
 QRECC_MIN_TURN = 7  # QReCC keeps turns numbered above 6
@@ -56,18 +64,8 @@ class DialogReader:
                 got=sorted(first),
                 mend="Conversations of role and content are read by reader: chat.",
             )
-        mixture = spec.mixture or self.mixture
-        task = Task(
-            name=f"{mixture}/{stem(path)}",
-            mixture=mixture,
-            dataset="qrecc" if set(first) >= QRECC_KEYS else stem(path),
-            category=CATEGORY,
-            templates="dialog",
-            fields=("turns",),
-            metric="rouge_l",
-            source=self.name,
-            path=str(path),
-        )
+        dataset = "qrecc" if set(first) >= QRECC_KEYS else None
+        task = file_task(path, spec, self, category=CATEGORY, templates="dialog", fields=("turns",), dataset=dataset)
         yield TaskRows(task, examples_of(task, path, json_objects(path), parse, rejects))
 
 

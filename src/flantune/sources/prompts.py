@@ -7,9 +7,17 @@ from pathlib import Path
 
 from flantune.errors import DataError
 from flantune.recipe import CollectionSpec
-from flantune.sources.reading import Draft, Record, TaskRows, examples_of, first_object, json_objects, stem, text_of
+from flantune.sources.reading import (
+    Draft,
+    Record,
+    TaskRows,
+    examples_of,
+    file_task,
+    first_object,
+    json_objects,
+    text_of,
+)
 from flantune.sources.rejects import Rejects
-from flantune.types import Task
 
 PAIRS = (
     ("prompt", "completion"),
@@ -53,18 +61,7 @@ class PromptsReader:
                 got=sorted(first or {}),
                 mend="Or map columns with reader: table.",
             )
-        mixture = spec.mixture or self.mixture
-        task = Task(
-            name=f"{mixture}/{stem(path)}",
-            mixture=mixture,
-            dataset=stem(path),
-            category="Instructions",
-            templates="prompts",
-            fields=("prompt",),
-            metric="rouge_l",
-            source=self.name,
-            path=str(path),
-        )
+        task = file_task(path, spec, self, category="Instructions", templates="prompts", fields=("prompt",))
         prompt, completion = pair
 
         def parse(record: Record) -> Iterator[Draft]:

@@ -69,6 +69,31 @@ class Draft:
     id: str = ""
 
 
+def file_task(
+    path: Path,
+    spec: CollectionSpec,
+    reader: Reader,
+    *,
+    category: str,
+    templates: str,
+    fields: tuple[str, ...],
+    dataset: str | None = None,
+) -> Task:
+    """The one task of a file, named after it, with free text for answers. `dataset`: the file's name when not given."""
+    mixture = spec.mixture or reader.mixture
+    return Task(
+        name=f"{mixture}/{stem(path)}",
+        mixture=mixture,
+        dataset=dataset or stem(path),
+        category=category,
+        templates=templates,
+        fields=fields,
+        metric="rouge_l",
+        source=reader.name,
+        path=str(path),
+    )
+
+
 def selected(path: Path, root: Path, spec: CollectionSpec) -> bool:
     """Whether a collection takes a file of its folder; globs are tried on its name and on its path within it."""
     names = (path.name, path.relative_to(root).as_posix())

@@ -87,10 +87,15 @@ def _hashes(points: Ints, ends: Ints, out: Hashes) -> None:
     for word in range(len(ends)):
         value = np.uint64(0)
         for k in range(start, ends[word]):
-            value = (value ^ np.uint64(points[k] + 1)) * _FACTOR
-            value ^= value >> np.uint64(29)
+            value = _hashed(value, points[k])
         out[word] = value
         start = ends[word]
+
+
+def _hashed(value: np.uint64, point: int) -> np.uint64:
+    """The hash of one more code point."""
+    value = (value ^ np.uint64(point + 1)) * _FACTOR
+    return value ^ (value >> np.uint64(29))
 
 
 def _insert(keys: Hashes, values: Floats, hashes: Hashes, scores: Floats) -> None:
@@ -113,55 +118,63 @@ def _tightness(
     most_counted: int,
     out: Floats,
 ) -> None:
-    mask = np.uint64(len(keys) - 1)
     begin = 0
     for word in range(len(ends)):
-        n = ends[word] - begin
-        # edges[s, w]: score of the piece of w + 1 characters from s; -inf where there is none
-        edges = np.full((max(n, 1), longest), -inf)
-        for start in range(n):
-            value = np.uint64(0)
-            for width in range(min(longest, n - start)):
-                value = (value ^ np.uint64(points[begin + start + width] + 1)) * _FACTOR
-                value ^= value >> np.uint64(29)
-                place = value & mask
-                while keys[place] != 0 and keys[place] != value:
-                    place = (place + np.uint64(1)) & mask
-                if keys[place] == value:
-                    edges[start, width] = scores[place]
-            if edges[start, 0] == -inf:
-                edges[start, 0] = unknown
-        counted = n if n <= most_counted else 0
-        # Two best scores of the ways to each place; by their number of pieces where the word is short.
-        best = np.full((n + 1, counted + 1), -inf)
-        second = np.full((n + 1, counted + 1), -inf)
-        best[0, 0] = 0.0
-        for start in range(n):
-            for width in range(min(longest, n - start)):
-                score = edges[start, width]
-                if score == -inf:
-                    continue
-                end = start + width + 1
-                for pieces in range(counted + 1):
-                    to = pieces + 1 if counted else 0
-                    if to > counted:
-                        break
-                    for came in (best[start, pieces], second[start, pieces]):
-                        total = came + score
-                        if total > best[end, to]:
-                            second[end, to] = best[end, to]
-                            best[end, to] = total
-                        elif total > second[end, to]:
-                            second[end, to] = total
-        taken = 0
-        for pieces in range(counted + 1):
-            if best[n, pieces] > best[n, taken]:
-                taken = pieces
-        least = inf
-        for pieces in range(counted + 1):
-            other = second[n, pieces] if pieces == taken else best[n, pieces]
-            if other > -inf:
-                additions = (taken + pieces) / 2 if counted else n
-                least = min(least, (best[n, taken] - other) / max(additions, 1))
-        out[word] = least
+        edges = _edges(points[begin : ends[word]], keys, scores, longest, unknown)
+        out[word] = _least_margin(edges, ends[word] - begin, most_counted)
         begin = ends[word]
+
+
+def _edges(points: Ints, keys: Hashes, scores: Floats, longest: int, unknown: float) -> Floats:
+    """[s, w]: score of the piece of w + 1 characters from s of a word; -inf where there is none."""
+    mask, n = np.uint64(len(keys) - 1), len(points)
+    edges = np.full((max(n, 1), longest), -inf)
+    for start in range(n):
+        value = np.uint64(0)
+        for width in range(min(longest, n - start)):
+            value = _hashed(value, points[start + width])
+            place = value & mask
+            while keys[place] != 0 and keys[place] != value:
+                place = (place + np.uint64(1)) & mask
+            if keys[place] == value:
+                edges[start, width] = scores[place]
+        if edges[start, 0] == -inf:
+            edges[start, 0] = unknown
+    return edges
+
+
+def _least_margin(edges: Floats, n: int, most_counted: int) -> float:
+    """Of the best way through a word of n characters to any other, by additions; inf where it is the only way."""
+    counted = n if n <= most_counted else 0
+    # Two best scores of the ways to each place; by their number of pieces where the word is short.
+    best = np.full((n + 1, counted + 1), -inf)
+    second = np.full((n + 1, counted + 1), -inf)
+    best[0, 0] = 0.0
+    for start in range(n):
+        for width in range(min(edges.shape[1], n - start)):
+            score = edges[start, width]
+            if score == -inf:
+                continue
+            end = start + width + 1
+            for pieces in range(counted + 1):
+                to = pieces + 1 if counted else 0
+                if to > counted:
+                    break
+                for came in (best[start, pieces], second[start, pieces]):
+                    total = came + score
+                    if total > best[end, to]:
+                        second[end, to] = best[end, to]
+                        best[end, to] = total
+                    elif total > second[end, to]:
+                        second[end, to] = total
+    taken = 0
+    for pieces in range(counted + 1):
+        if best[n, pieces] > best[n, taken]:
+            taken = pieces
+    least = inf
+    for pieces in range(counted + 1):
+        other = second[n, pieces] if pieces == taken else best[n, pieces]
+        if other > -inf:
+            additions = (taken + pieces) / 2 if counted else n
+            least = min(least, (best[n, taken] - other) / max(additions, 1))
+    return least

@@ -199,10 +199,7 @@ def _best_fit(
     while left > 0:
         kept = 0
         for g in range(num_groups):  # a new row begins: what is used up goes, the longest left is each one's candidate
-            p = stop[g]
-            while below[p] != p:
-                below[p] = below[below[p]]
-                p = below[p]
+            p = _last_left(below, stop[g])
             if p > start[g]:
                 start[kept], length[kept], stop[kept], candidate[kept] = start[g], length[g], p, p
                 kept += 1
@@ -218,18 +215,8 @@ def _best_fit(
                     break
                 p = candidate[g]
                 if p > start[g] and (below[p] != p or inputs[p - 1] > room_inputs):
-                    low, high = start[g], p
-                    while low < high:  # the last position whose inputs fit
-                        middle = (low + high + 1) // 2
-                        if inputs[middle - 1] <= room_inputs:
-                            low = middle
-                        else:
-                            high = middle - 1
-                    p = low
-                    while below[p] != p:
-                        below[p] = below[below[p]]
-                        p = below[p]
-                    p = max(p, start[g])  # a path may lead on into shorter targets
+                    fitting = _last_fitting(inputs, start[g], p, room_inputs)
+                    p = max(_last_left(below, fitting), start[g])  # a path may lead on into shorter targets
                     candidate[g] = p
                 if p <= start[g]:
                     continue
@@ -246,6 +233,25 @@ def _best_fit(
             left -= 1
         row += 1
     return rows
+
+
+def _last_left(below: Lengths, p: int) -> int:
+    """The last position up to p that is not taken; the way there is halved for the next search."""
+    while below[p] != p:
+        below[p] = below[below[p]]
+        p = below[p]
+    return p
+
+
+def _last_fitting(inputs: Lengths, low: int, high: int, room: int) -> int:
+    """The last position in low + 1 ... high whose inputs fit; low where none do."""
+    while low < high:
+        middle = (low + high + 1) // 2
+        if inputs[middle - 1] <= room:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _number_by_first(rows: Lengths) -> Lengths:

@@ -107,29 +107,34 @@ def train(
         on_step=on_step,
     )
     found = latest_checkpoint(folder / CHECKPOINTS, ranks)
-    start = step = 0 if found is None else run.resume(found)
+    start = 0 if found is None else run.resume(found)
     if found is not None:
         if _finished(start, spec, selection):
             return _end(run, start, start, held=None)
         restore_checkpoint(found, model, run.optimizer, ranks)
+    step = _go_on(run, found, start)
+    return _end(run, step, start, held=step)
 
+
+def _go_on(run: _Run, found: Checkpoint | None, step: int) -> int:
+    """The steps after `step`, with what is logged, saved and measured on the way; the last one done."""
     with ExitStack() as stack:
-        run.log = stack.enter_context(MetricsLog(folder, start, spec.watch)) if ranks.main else None
+        run.log = stack.enter_context(MetricsLog(run.folder, step, run.spec.watch)) if run.ranks.main else None
         interrupted = stack.enter_context(_interrupt_after_step())
-        stack.enter_context(_training_mode(model, spec))
+        stack.enter_context(_training_mode(run.model, run.spec))
         if found is not None:
             run.measure(found)  # where a kill came between its saving and its measuring
-        while not _finished(step, spec, selection):
+        while not _finished(step, run.spec, run.selection):
             step += 1
             run.step(step)
-            stopping = bool(ranks.sum([float(interrupted())])[0])
+            stopping = bool(run.ranks.sum([float(interrupted())])[0])
             if stopping or run.saves_after(step):
                 saved = run.save(step)
-                if stopping and step < spec.steps:
+                if stopping and step < run.spec.steps:
                     raise KeyboardInterrupt
                 run.measure(saved)
         run.write_line(step)  # where it stopped between two lines
-    return _end(run, step, start, held=step)
+    return step
 
 
 @dataclass(kw_only=True)
