@@ -267,6 +267,46 @@ def test_sources_leave_out_add_and_weigh_code():
         sources(study(), world(a=2))
 
 
+def text_of(*names: str) -> dict[str, Any]:
+    files = [{"name": name, "files": [f"{name}.txt"], "weight": 1 + k} for k, name in enumerate(names)]
+    return {"preset": "proportional", "text": {"share": 0.2, "text": "files", "files": files}}
+
+
+def test_the_share_of_code_in_the_plain_text_is_a_groups_weight():
+    known = world(a=2, b=1)
+    own = {"leave_out": False, "add": False, "text_code": "code", "text_code_shares": [0, 0.4]}
+    grid = sources(study(text_of("code", "books", "web"), seeds=[0], sources=own), known)
+    arms = {axis_of(p.labels): p.recipe.mixture for p in grid.points}
+    assert list(arms) == [("sources", "all"), ("text_code", 0), ("text_code", 0.4)]
+    weights = [{g.name: g.weight for g in arms["text_code", share].text.groups} for share in (0, 0.4)]
+    assert weights[0] == pytest.approx({"books": 0.4, "web": 0.6})
+    assert weights[1] == pytest.approx({"code": 0.4, "books": 0.24, "web": 0.36})
+    assert {m.text.share for m in arms.values()} == {0.2}  # of the stream it has what it had
+    assert len({p.name for p in grid.points}) == 3
+
+
+@pytest.mark.parametrize("mixture", [None, text_of("code"), text_of("books", "web")])
+def test_a_share_of_text_that_is_no_group_is_refused(mixture):
+    own = {"leave_out": False, "add": False, "text_code": "code"}
+    with pytest.raises(RecipeError, match=r"State mixture\.text with 'text: files' and two groups or more"):
+        sources(study(mixture, seeds=[0], sources=own), world(a=2, b=1))
+
+
+def test_phases_go_with_the_parts_that_a_point_has():
+    parts = [{"name": n, "mixture": n} for n in ("cot", "muffin", "niv2")]
+    phases = [
+        {"until": 0.5, "weights": {"cot": 1, "muffin": 2, "niv2": 0}},
+        {"weights": {"cot": 0, "muffin": 1, "niv2": 1}},
+    ]
+    known = world(cot=2, muffin=2, niv2=2)
+    own = study({"parts": parts, "phases": phases}).recipe
+    mixture = choices.only(own, ["cot/0", "niv2/1"], known)
+    assert [p.weights for p in mixture.phases] == [{"cot": 1, "niv2": 0}, {"cot": 0, "niv2": 1}]
+    assert type(mixture).model_validate(mixture.model_dump(mode="json")) == mixture
+    with pytest.raises(RecipeError, match="phase 2 of the mixture gives weight 0"):
+        choices.only(own, ["cot/0"], known)
+
+
 def test_names_hang_on_what_is_trained_and_on_nothing_else():
     one = study().recipe
     same = one.model_copy(

@@ -66,6 +66,8 @@ def heading(example: StreamView) -> Iterator[str]:
     yield f"EXAMPLE {prompt.index}"
     part = f" (part {prompt.part})" if prompt.part and prompt.part != prompt.mixture else ""
     yield f"  mixture    {prompt.mixture}{part}"
+    if example.phase is not None:
+        yield f"  phase      {example.phase}"
     yield f"  task       {prompt.task} ({prompt.category}; {prompt.language})"
     yield f"  row        {prompt.row}, {prompt.where}" + (f", epoch {prompt.epoch}" if prompt.epoch else "")
     yield f"  template   {prompt.template}"

@@ -71,8 +71,8 @@ def write_world(folder: Path, seed: int = 0) -> Path:
 
 
 def write_abilities(folder: Path, seed: int = 0) -> Path:
-    """The world of abilities: `tasks/` to train on, `prose/` to go on with as the base's pretraining did, and a benchmark
-    of each ability's held-out items, NAME.yaml."""
+    """The world of abilities: `tasks/` to train on, `prose/` to go on with as the base's pretraining did, and a
+    benchmark of each ability's held-out items, NAME.yaml."""
     content: dict[str, bytes] = {}
     for skill in replay(seed):
         content |= {f"prose/{name}": data for name, data in _files_of(skill).items()}

@@ -1,4 +1,4 @@
-"""Prose of the bases' own pretraining as tasks: going on with a text. Mixed in, it may keep what tuning would cost them.
+"""Prose of the bases' own pretraining as tasks: going on with a text. Mixed in, it may keep what tuning costs.
 
 Of subjects that no held-out item asks about; what it keeps of the others it keeps by their wording alone.
 """
@@ -36,16 +36,14 @@ def _skill(language: str, count: int, seed: int) -> Skill:
 
 
 def _row(found: list[Relation], rng: random.Random) -> Row:
-    """A text, cut somewhere after its first word; Chinese, after its first character."""
+    """A text, cut where what it says last of its subjects begins: there is something to know then."""
     relation = rng.choice(found)
     free = [pair for pair in relation.pairs if not is_held_out(pair[0], relation.category)]
     if relation.language == "en" and len(free) > 4 and rng.random() < _LISTS:
-        text = list_of(relation, rng.sample(free, rng.randrange(3, 5)), rng)
+        pairs = rng.sample(free, rng.randrange(3, 5))
+        text = list_of(relation, pairs, rng)
     else:
-        text = statement(relation, *rng.choice(free), rng)
-    if relation.language == "zh":
-        cut = rng.randrange(1, len(text))
-        return Row(fields={"start": text[:cut]}, answer=text[cut:])
-    words = text.split(" ")
-    cut = rng.randrange(1, len(words))
-    return Row(fields={"start": " ".join(words[:cut])}, answer=" ".join(words[cut:]))
+        pairs = [rng.choice(free)]
+        text = statement(relation, *pairs[0], rng)
+    cut = max(text.rfind(part) for pair in pairs for part in pair)
+    return Row(fields={"start": text[:cut].rstrip()}, answer=text[cut:])

@@ -33,6 +33,7 @@ from flantune.pipeline.data import (
     Data,
     Progress,
     Readied,
+    block_spans,
     encoded_blocks,
     even_shares,
     is_one_sided,
@@ -44,6 +45,7 @@ from flantune.recipe import Recipe
 from flantune.tokens.block import PackedBlock, pack_block
 from flantune.tokens.encode import EncodedBatch, encode_prompts, format_name
 from flantune.tokens.even import EvenShares
+from flantune.tokens.spans import BlockSpans
 from flantune.tokens.text_share import place_of
 from flantune.tokens.tokenizer import Tokenizer
 from flantune.types import Packed, Prompt, Tokens
@@ -75,6 +77,10 @@ class ExampleStream:
         return encoded_blocks(self.recipe, self._folder, Readied(self.data, self.tokenizer))
 
     @cached_property
+    def _spans(self) -> BlockSpans:
+        return block_spans(self.recipe, self.data.mixture)
+
+    @cached_property
     def one_sided(self) -> bool:
         return is_one_sided(self.recipe)
 
@@ -89,8 +95,10 @@ class ExampleStream:
             kept -= encoded.examples[0].exemplars_cut
         elif encoded is not None:
             kept = 0
+        mixture = self.data.mixture
         return StreamView(
             prompt=self._described(prompt, kept),
+            phase=mixture.phase_of(index) + 1 if mixture.phases else None,
             tokens=None if encoded is None else self._tokens(encoded),
             pack=self.pack(index) if pack else None,
         )
@@ -98,7 +106,7 @@ class ExampleStream:
     def pack(self, index: int) -> PackView | None:
         """The row the example is packed in, as the build packs it; None where the example is dropped."""
         text = self.recipe.mixture.text
-        number = (index if text is None else place_of(text.share, index)) // self.recipe.tokens.block
+        number = self._spans.block_of(index if text is None else place_of(text.share, index))
         block = self.block(number)
         if index in {dropped for dropped, _ in block.dropped}:
             return None
@@ -175,13 +183,13 @@ class ExampleStream:
         return SideView(ids=numbers, pieces=piece_texts(numbers, self.tokenizer), limit=limit, cut=cut)
 
     def _pack_view(self, number: int, row: int, place: int, block: PackedBlock) -> PackView:
-        packed, size = block.rows()[row], self.recipe.tokens.block
+        packed, (first, stop) = block.rows()[row], self._spans.span(number)
         mixtures = {index: e.mixture for index, e in block.examples().items()}
         places = spans(packed, self.one_sided)
         return PackView(
             block=number,
-            first=number * size,
-            stop=(number + 1) * size,
+            first=first,
+            stop=stop,
             row=row,
             rows=len(block),
             one_sided=self.one_sided,
@@ -206,11 +214,11 @@ class ExampleStream:
     # Many examples ----------------------------------------------------------------------------------------------------
 
     def block_view(self, number: int) -> BlockView:
-        block, size = self.block(number), self.recipe.tokens.block
+        block, (first, stop) = self.block(number), self._spans.span(number)
         return BlockView(
             block=number,
-            first=number * size,
-            stop=(number + 1) * size,
+            first=first,
+            stop=stop,
             examples=len(block.indices),
             dropped=len(block.dropped),
             rows=len(block),
@@ -266,6 +274,10 @@ class ExampleStream:
                 for n, s in sorted(mixture.shares().items(), key=lambda item: (-item[1], item[0]))
             ),
             left_out=tuple(mixture.left_out),
+            phases=tuple(
+                tuple(Share(name=n, share=s) for n, s in mixture.shares_in_phase(number).items())
+                for number in range(len(mixture.phases))
+            ),
         )
 
 

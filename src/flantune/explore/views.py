@@ -103,6 +103,7 @@ class StreamView(View):
     """Example N of the stream in full."""
 
     prompt: PromptView
+    phase: int | None = None  # of a curriculum, from 1
     tokens: TokensView | None = None
     pack: PackView | None = None
 
@@ -173,6 +174,7 @@ class MixtureView(View):
     formats: tuple[Share, ...]
     tasks: tuple[Share, ...]
     left_out: tuple[tuple[str, str], ...]  # (task, why)
+    phases: tuple[tuple[Share, ...], ...] = ()  # of a curriculum, each one's mixtures; the shares above are the run's
 
 
 class FacetValue(View):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Protocol
@@ -20,10 +20,11 @@ from typing import Protocol
 from flantune.errors import RecipeError, TemplateError
 from flantune.formats import applies, render, select_templates
 from flantune.mixtures.counted import Measured, reweighed
+from flantune.mixtures.phases import Phase, check_ends, phase_at, pooled
 from flantune.mixtures.rows import Rows, RowShape, StoredRows
 from flantune.mixtures.sequence import choose, distinct_choices, keyed_word
 from flantune.mixtures.stream import BLOCK, Block, Stream
-from flantune.mixtures.weights import Leaf, find_leaves
+from flantune.mixtures.weights import Leaf, Leaves, find_leaves
 from flantune.recipe import MixtureSpec
 from flantune.types import Example, Format, Prompt, Task, Template
 
@@ -76,7 +77,9 @@ class Mixture:
     """The stream of one recipe and seed.
 
     `tasks` and `sizes` (examples) are what may be drawn; `held_out` names what must not be, even where `tasks` has it.
-    `templates` gives a task's wording. Raises RecipeError where nothing, or a part of nothing, is left to draw.
+    `templates` gives a task's wording. `phase_ends`: the index at which each of the recipe's phases ends, of the last
+    where the run is expected to (flantune.pipeline.phases). Raises RecipeError where nothing, or a part of nothing, is
+    left to draw.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Mixture:
         *,
         held_out: Collection[str] = (),
         measured: Measured | None = None,
+        phase_ends: Sequence[int] = (),
     ) -> None:
         if spec.count != "draws" and measured is None:
             raise RecipeError(
@@ -116,14 +120,42 @@ class Mixture:
             forward = next(k for k in ("rationale", "direct") if k in kinds and k in _kinds(format))
             return kinds.count("inverted") / kinds.count(forward)
 
-        found = find_leaves(spec, tasks, sizes, held_out=held_out, template_kinds=worded, inverted_share=inverted_share)
-        self.leaves, self.left_out = found.leaves, found.left_out
-        self._asked = found.leaves
-        if measured is not None:
-            self.leaves, without = reweighed(found.leaves, measured, spec.count)
-            self.left_out += without
+        def leaves_of(own: MixtureSpec) -> Leaves:
+            return find_leaves(
+                own, tasks, sizes, held_out=held_out, template_kinds=worded, inverted_share=inverted_share
+            )
+
+        self._lay_out(spec, measured, phase_ends, leaves_of)
         self.sizes = {leaf.task: sizes[leaf.task] for leaf in self.leaves}
-        self._stream = Stream(self.leaves, self.sizes, seed, measured.order if measured is not None else None)
+        order = measured.order if measured is not None else None
+        self._stream = Stream(self.leaves, self.sizes, seed, order, [(p.first, p.leaves) for p in self.phases])
+
+    def _lay_out(
+        self,
+        spec: MixtureSpec,
+        measured: Measured | None,
+        phase_ends: Sequence[int],
+        leaves_of: Callable[[MixtureSpec], Leaves],
+    ) -> None:
+        """What is asked, drawn and left out: of each phase, and over all of them."""
+        if spec.phases:
+            check_ends(phase_ends, len(spec.phases))
+        found = [leaves_of(spec.in_phase(p)) for p in range(len(spec.phases))] or [leaves_of(spec)]
+        drawn = [(own.leaves, ()) if measured is None else reweighed(own.leaves, measured, spec.count) for own in found]
+        self.phases = tuple(
+            Phase(first=first, stop=stop, asked=own.leaves, leaves=leaves)
+            for first, stop, own, (leaves, _) in zip((0, *phase_ends), phase_ends, found, drawn, strict=False)
+        )
+        if not self.phases:
+            self.leaves, self._asked, self.left_out = drawn[0][0], found[0].leaves, found[0].left_out + drawn[0][1]
+            return
+        examples = [phase.examples for phase in self.phases]
+        self.leaves = pooled([phase.leaves for phase in self.phases], examples)
+        counted = examples if measured is None else [p.examples * p.mean(measured, spec.count) for p in self.phases]
+        self._asked = pooled([phase.asked for phase in self.phases], counted)
+        here = {leaf.task for leaf in self.leaves}
+        why = dict(w for own, (_, without) in zip(found, drawn, strict=True) for w in own.left_out + without)
+        self.left_out = tuple((task, said) for task, said in sorted(why.items()) if task not in here)
 
     def draw(self, index: int) -> Draw:
         """Example number `index`, from 0, of a stream without end."""
@@ -158,6 +190,18 @@ class Mixture:
     def prompt_of(self, draw: Draw, store: Store) -> Prompt:
         return self._prompt(draw, store)
 
+    def phase_of(self, index: int) -> int:
+        """Number of the phase that example `index` stands in, from 0; 0 where the mixture has none."""
+        return phase_at(self.phases, index) if self.phases else 0
+
+    def asked_in_phase(self, number: int) -> dict[str, float]:
+        """Share by mixture of what the recipe's weights count, in one phase; sums to 1."""
+        return _sums((leaf.mixture, leaf) for leaf in self.phases[number].asked)
+
+    def shares_in_phase(self, number: int) -> dict[str, float]:
+        """Share of a phase's examples, by mixture; sums to 1."""
+        return _sums((leaf.mixture, leaf) for leaf in self.phases[number].leaves)
+
     def asked_shares(self) -> dict[str, float]:
         """Share by task of what the recipe's weights count (draws, packed examples or tokens); sums to 1."""
         return _sums((leaf.task, leaf) for leaf in self._asked)
@@ -186,17 +230,23 @@ class Mixture:
         """Equal for mixtures that draw the same stream: 32 hex digits over leaves, sizes, formats, wording and seed."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(json.dumps(["flantune mixture", VERSION, self.seed]).encode())
-        for leaf in self.leaves:
-            content: dict[str, object] = {
-                "leaf": asdict(leaf),
-                "size": self.sizes[leaf.task],
-                "templates": [asdict(t) for t in self._templates[leaf.task]],
-                "demonstrations": [[dict(d.fields), d.targets] for d in self._tasks[leaf.task].demonstrations],
-            }
-            digest.update(json.dumps(content, sort_keys=True, default=dict).encode())
+        for first, leaves in [(p.first, p.leaves) for p in self.phases] or [(0, self.leaves)]:
+            if first:
+                digest.update(f"phase {first}".encode())
+            for leaf in leaves:
+                digest.update(self._content_of(leaf))
         if self._measured is not None:
             digest.update(self._measured.fingerprint().encode())
         return digest.hexdigest()
+
+    def _content_of(self, leaf: Leaf) -> bytes:
+        content: dict[str, object] = {
+            "leaf": asdict(leaf),
+            "size": self.sizes[leaf.task],
+            "templates": [asdict(t) for t in self._templates[leaf.task]],
+            "demonstrations": [[dict(d.fields), d.targets] for d in self._tasks[leaf.task].demonstrations],
+        }
+        return json.dumps(content, sort_keys=True, default=dict).encode()
 
     def wording_digest(self, task: str) -> str:
         """16 hex digits over the templates and stored demonstrations of a task that can be drawn."""

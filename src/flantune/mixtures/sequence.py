@@ -12,7 +12,7 @@ places a leaf of share p stands n * p times, give or take a few: O(log n), again
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -84,14 +84,17 @@ def count_before(offset: int, place: int, bounds: list[int]) -> list[int]:
     return [low - high for low, high in pairwise(sums)]
 
 
-def shuffled_places(key: int, block: int, length: int) -> Words:
+def shuffled_places(key: int, block: int, length: int, edges: Sequence[int] = ()) -> Words:
     """(length,) the places of one block of the stream in the order they are read: a permutation keyed by the block.
 
     u(k) itself repeats its pattern with small changes; within a block the order is made random, its contents are not.
+    `edges` part the block: each stretch between two of them is shuffled among itself.
     """
     places = np.arange(length, dtype=np.uint64)
     words = mix_words(places * np.uint64(GOLDEN) + np.uint64(mix(key + block * GOLDEN)))
-    return np.argsort(words, kind="stable").astype(np.uint64) + np.uint64(block * length)
+    stretches = pairwise((0, *edges, length))
+    order = np.concatenate([a + np.argsort(words[a:b], kind="stable") for a, b in stretches])
+    return order.astype(np.uint64) + np.uint64(block * length)
 
 
 def permute(values: Words, sizes: Words, keys: Words) -> Words:

@@ -6,9 +6,11 @@ are then those at the last one's start plus its own; otherwise they are computed
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 
@@ -42,18 +44,43 @@ class Block:
     key: list[int]
 
 
+@dataclass(frozen=True, slots=True)
+class _Phase:
+    """A stretch of the stream from `first` on. `numbers`: of its leaves among all, in the order of their intervals."""
+
+    first: int
+    numbers: Counts
+    starts: Words
+    bounds: list[int]
+
+    @classmethod
+    def of(cls, first: int, leaves: Sequence[Leaf], numbers: Sequence[int]) -> _Phase:
+        starts = [leaf.start for leaf in leaves]
+        return cls(first, np.array(numbers, np.int64), np.array(starts, np.uint64), [*starts, WHOLE])
+
+    def leaves_at(self, turns: Words) -> Counts:
+        return self.numbers[np.searchsorted(self.starts, turns, side="right") - 1]
+
+
 class Stream:
     """The leaves laid out without end. Holds a few blocks and the counts at one place, to save work only."""
 
     def __init__(
-        self, leaves: Sequence[Leaf], sizes: Mapping[str, int], seed: int, order: RowOrder | None = None
+        self,
+        leaves: Sequence[Leaf],
+        sizes: Mapping[str, int],
+        seed: int,
+        order: RowOrder | None = None,
+        phases: Sequence[tuple[int, Sequence[Leaf]]] = (),
     ) -> None:
+        """`phases`: where each begins, and its leaves; `leaves` then names all of them, and its intervals say nothing.
+
+        A block tells leaves by their number in `leaves`. Occurrences are counted over all phases.
+        """
         tasks = sorted({leaf.task for leaf in leaves})
         number = {task: i for i, task in enumerate(tasks)}
         self._offset = name_key("offset", seed)
         self._block_key = name_key("block", seed)
-        self._bounds = [leaf.start for leaf in leaves] + [WHOLE]
-        self._starts = np.array([leaf.start for leaf in leaves], dtype=np.uint64)
         self._leaf_task = np.array([number[leaf.task] for leaf in leaves], dtype=np.int64)
         self._sizes = np.array([sizes[task] for task in tasks], dtype=np.uint64)
         self._row_keys = np.array([name_key("rows", seed, task) for task in tasks], dtype=np.uint64)
@@ -64,6 +91,14 @@ class Stream:
         self._format_starts = _format_starts(leaves)
         self._num_formats = np.array([len(leaf.formats) for leaf in leaves], dtype=np.int64)
         self._order = order.laid_out(tasks) if order is not None else None  # else rows come in random order
+        number_of = {(leaf.path, leaf.task): i for i, leaf in enumerate(leaves)}
+        self._phases = [
+            _Phase.of(first, own, [number_of[leaf.path, leaf.task] for leaf in own]) for first, own in phases
+        ] or [_Phase.of(0, leaves, range(len(leaves)))]
+        self._firsts = [phase.first for phase in self._phases]
+        self._before = [np.zeros(len(leaves), dtype=np.int64)]  # counts by leaf where each phase begins
+        for phase, stop in zip(self._phases, self._firsts[1:], strict=False):
+            self._before.append(self._before[-1] + self._counted(phase, stop))
         self._blocks: dict[int, Block] = {}
         self._last_counts: tuple[int, Counts] | None = None
 
@@ -78,11 +113,21 @@ class Stream:
 
     def leaf_counts(self, number: int) -> Counts:
         """(leaves,) how often each leaf stands before block `number`."""
-        return np.array(count_before(self._offset, number * BLOCK, self._bounds), dtype=np.int64)
+        place = number * BLOCK
+        phase = bisect_right(self._firsts, place) - 1
+        return np.asarray(self._before[phase] + self._counted(self._phases[phase], place))
+
+    def _counted(self, phase: _Phase, stop: int) -> Counts:
+        """(leaves,) how often each stands from the phase's first place up to `stop`, which is not beyond its last."""
+        counts = np.array(count_before(self._offset, stop, phase.bounds), dtype=np.int64)
+        if phase.first:
+            counts -= np.array(count_before(self._offset, phase.first, phase.bounds), dtype=np.int64)
+        out = np.zeros(len(self._leaf_task), dtype=np.int64)
+        out[phase.numbers] = counts
+        return out
 
     def _make_block(self, number: int) -> Block:
-        places = shuffled_places(self._block_key, number, BLOCK)
-        leaf = self._leaves_at(places)
+        leaf = self._leaves_of(number)
         before = self._counts(number)
         task_before = np.zeros(len(self._sizes), dtype=np.int64)
         np.add.at(task_before, self._leaf_task, before)
@@ -109,9 +154,15 @@ class Stream:
             key=key.tolist(),
         )
 
-    def _leaves_at(self, places: Words) -> Counts:
+    def _leaves_of(self, number: int) -> Counts:
+        """(BLOCK,) the leaf at each place of a block, in the order that they are read."""
+        begin = number * BLOCK
+        edges = [first - begin for first in self._firsts if begin < first < begin + BLOCK]
+        places = shuffled_places(self._block_key, number, BLOCK, edges)
         turns = places * np.uint64(GOLDEN) + np.uint64(self._offset)
-        return np.searchsorted(self._starts, turns, side="right").astype(np.int64) - 1
+        phase = bisect_right(self._firsts, begin) - 1
+        stretches = pairwise((0, *edges, BLOCK))
+        return np.concatenate([self._phases[phase + i].leaves_at(turns[a:b]) for i, (a, b) in enumerate(stretches)])
 
     def _counts(self, number: int) -> Counts:
         last = self._last_counts

@@ -136,7 +136,7 @@ def trained_rows(recipe: Recipe, data: Data, folder: RunFolder, *, everything: b
     """
     tasks = sorted(data.mixture.sizes)
     spec = recipe.pretrain
-    files = spec.files if spec is not None and spec.text == "files" else ()
+    files = spec.paths if spec is not None and spec.text == "files" else ()
     beside = f", and {len(files)} files of pretraining text" if files else ""
     places = None if everything else stream_length(folder, recipe.tokens.block)
     if places is None or (spec is not None and spec.text == "collections"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +18,9 @@ from flantune.mixtures.counted import Measured
 from flantune.mixtures.row_order import RowOrder
 from flantune.mixtures.unique import unique_store
 from flantune.pipeline.folder import RunFolder, write_text
-from flantune.pipeline.text import collection_documents, file_documents
+from flantune.pipeline.phases import FILE as PHASES
+from flantune.pipeline.phases import kept_ends, measured_ends
+from flantune.pipeline.text import collection_documents, text_documents
 from flantune.recipe import Count, Recipe, TextSpec, TokensSpec
 from flantune.tasks import ExampleStore, HeldOutSplit, build_store, matching_names, split_held_out
 from flantune.tasks.lengths import Side, text_lengths
@@ -30,7 +32,8 @@ from flantune.tokens.compose import Composer
 from flantune.tokens.encode import EncodedBatch, encode_prompts
 from flantune.tokens.even import EvenShares
 from flantune.tokens.shards import INDEX
-from flantune.tokens.text_share import DOCUMENTS, TextShare, far_from_instructions
+from flantune.tokens.spans import BlockSpans
+from flantune.tokens.text_share import DOCUMENTS, TextShare, far_from_instructions, place_of, texts_before
 from flantune.tokens.text_share import TASK as TEXT
 from flantune.tokens.token_store import TokenStore
 from flantune.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -62,6 +65,12 @@ class Data:
     store: ExampleStore
     split: HeldOutSplit
     mixture: Mixture
+    unphased: Mixture | None = None  # where the mixture has phases: the same by the parts' own weights
+
+    @property
+    def for_text(self) -> Mixture:
+        """What draws records as plain text: a curriculum is one of instructions."""
+        return self.mixture if self.unphased is None else self.unphased
 
 
 def open_store(recipe: Recipe, folder: RunFolder, progress: Progress = quiet) -> ExampleStore:
@@ -94,9 +103,11 @@ def data_of(recipe: Recipe, folder: RunFolder, store: ExampleStore, progress: Pr
     split = split_held_out(store.tasks, recipe.held_out)
     drawn = Data(store, split, make_mixture(recipe, store, split, "draws"))
     count = recipe.mixture.count
-    if count == "draws":
-        return drawn
-    return Data(store, split, make_mixture(recipe, store, split, count, measure(recipe, folder, drawn, progress)))
+    measured = None if count == "draws" else measure(recipe, folder, drawn, progress)
+    if recipe.mixture.phases:
+        ends = phase_ends(recipe, folder, drawn, measured, progress)
+        return Data(store, split, make_mixture(recipe, store, split, count, measured, ends), drawn.mixture)
+    return drawn if measured is None else Data(store, split, make_mixture(recipe, store, split, count, measured))
 
 
 def measure(recipe: Recipe, folder: RunFolder, drawn: Data, progress: Progress = quiet) -> Measured:
@@ -117,21 +128,67 @@ def measure(recipe: Recipe, folder: RunFolder, drawn: Data, progress: Progress =
     return Measured(yields, order)
 
 
+def phase_ends(
+    recipe: Recipe, folder: RunFolder, drawn: Data, measured: Measured | None, progress: Progress = quiet
+) -> tuple[int, ...]:
+    """The index at which each phase of the recipe's mixture ends; kept in the run's data folder."""
+    spec, tokenizer, one_sided = recipe.mixture, open_tokenizer(recipe, folder, drawn), is_one_sided(recipe)
+    share = spec.text.share if spec.text is not None else 0.0
+    composers: list[Composer] = []
+
+    def index(place: int) -> int:
+        return place - texts_before(share, place)
+
+    def open_phase(number: int, ends: Sequence[int]) -> Callable[[int, int], EncodedBatch]:
+        begun = recipe.model_copy(update={"mixture": spec.model_copy(update={"phases": spec.phases[: number + 1]})})
+        known = [index(end) for end in ends]
+        known.append(max(known, default=0) + 1)  # of the phase that goes on
+        mixture = make_mixture(begun, drawn.store, drawn.split, spec.count, measured, known)
+        readied = Readied(Data(drawn.store, drawn.split, mixture, drawn.mixture), tokenizer, spec.text)
+        while composers:
+            composers.pop().close()
+        composer = composer_of(recipe, folder, readied)
+        composers.extend([] if composer is None else [composer])
+        return encoded_places(recipe, readied, composer)
+
+    def find() -> tuple[int, ...]:
+        try:
+            ends = measured_ends(recipe, one_sided, open_phase, lambda done, total: progress("phases", done, total))
+        finally:
+            for composer in composers:
+                composer.close()  # the build opens the same tokens to add to them
+        return tuple(index(end) for end in ends)
+
+    lengths = recipe.tokens.model_dump_json(exclude={"reuse"})
+    rows = f"{recipe.train.steps} x {recipe.train.batch_rows}"
+    made_from = [drawn.mixture.fingerprint(), spec.model_dump_json(), lengths, rows, str(one_sided)]
+    made_from += [tokenizer.fingerprint, drawn.store.fingerprint, "" if measured is None else measured.fingerprint()]
+    return kept_ends(folder.root / "data" / PHASES, made_from, find)
+
+
 def make_mixture(
-    recipe: Recipe, store: ExampleStore, split: HeldOutSplit, count: Count, measured: Measured | None = None
+    recipe: Recipe,
+    store: ExampleStore,
+    split: HeldOutSplit,
+    count: Count,
+    measured: Measured | None = None,
+    phase_ends: Sequence[int] = (),
 ) -> Mixture:
-    """The mixture over the tasks that may be trained on, its weights counting `count`."""
+    """The mixture over the tasks that may be trained on, its weights counting `count`. Without `phase_ends`, the parts'
+    own weights hold throughout."""
     tasks = {name: store.tasks[name] for name in split.train}
     sizes = {name: store.size(name) for name in split.train}
     wording, most = recipe.mixture.wording, recipe.mixture.wordings
-    spec = recipe.mixture.model_copy(update={"count": count})
+    spec = recipe.mixture.model_copy(update={"count": count, **({} if phase_ends else {"phases": ()})})
 
     def templates(task: Task) -> tuple[Template, ...]:
         found = templates_for(task, wording)
         return found if most is None else first_of_each_kind(found, most)
 
     left_out = () if not spec.only else set(tasks) - set(matching_names(tasks, spec.only, "mixture.only"))
-    return Mixture(spec, recipe.seed, tasks, sizes, templates, held_out=left_out, measured=measured)
+    return Mixture(
+        spec, recipe.seed, tasks, sizes, templates, held_out=left_out, measured=measured, phase_ends=phase_ends
+    )
 
 
 def open_tokenizer(recipe: Recipe, folder: RunFolder, data: Data) -> Tokenizer:
@@ -163,16 +220,16 @@ def text_source(recipe: Recipe, data: Data) -> Callable[[int], list[str]]:
     """Block b of the plain text: a pure function, from the trainable tasks or from text files."""
     spec = recipe.pretrain
     if spec is not None and spec.text == "files":
-        return file_documents([Path(f) for f in spec.files], recipe.seed, recipe.tokens.block)
-    return collection_documents(data.mixture, data.store, recipe.tokens.block)
+        return text_documents(spec, recipe.seed, recipe.tokens.block)
+    return collection_documents(data.for_text, data.store, recipe.tokens.block)
 
 
 def text_share(recipe: Recipe, spec: TextSpec, data: Data, tokenizer: Tokenizer) -> TextShare:
     """The plain text among the instructions, where the recipe asks for it."""
     if spec.text == "files":
-        documents = file_documents([Path(f) for f in spec.files], recipe.seed, DOCUMENTS)
+        documents = text_documents(spec, recipe.seed, DOCUMENTS)
     else:
-        documents = far_from_instructions(collection_documents(data.mixture, data.store, DOCUMENTS))
+        documents = far_from_instructions(collection_documents(data.for_text, data.store, DOCUMENTS))
     kind: Literal["encoder-decoder", "causal"] = "causal" if is_one_sided(recipe) else "encoder-decoder"
     return TextShare(spec, documents, tokenizer, kind, recipe.tokens, recipe.seed)
 
@@ -202,17 +259,28 @@ def reopen(recipe: Recipe, folder: RunFolder) -> Readied:
 def encoded_blocks(recipe: Recipe, folder: RunFolder, readied: Readied) -> Callable[[int], EncodedBatch]:
     """Block b of the stream, encoded: a pure function of b. Plain text stands among the instructions where the recipe
     has a share of it."""
-    size = recipe.tokens.block
-    instructions = encoded_spans(recipe, folder, readied)
+    places = encoded_places(recipe, readied, composer_of(recipe, folder, readied))
+    spans = block_spans(recipe, readied.data.mixture)
+    return lambda b: places(*spans.span(b))
+
+
+def block_spans(recipe: Recipe, mixture: Mixture) -> BlockSpans:
+    """Which places of the stream, plain text included, each block holds."""
+    text, firsts = recipe.mixture.text, [phase.first for phase in mixture.phases[1:]]
+    return BlockSpans(recipe.tokens.block, firsts if text is None else [place_of(text.share, f) for f in firsts])
+
+
+def encoded_places(recipe: Recipe, readied: Readied, composer: Composer | None) -> Callable[[int, int], EncodedBatch]:
+    """The stream from one place to another, encoded, plain text included."""
+    instructions = encoded_spans(recipe, readied, composer)
     if recipe.mixture.text is None:
-        return lambda b: instructions(b * size, (b + 1) * size)
+        return instructions
     text = text_share(recipe, recipe.mixture.text, readied.data, readied.tokenizer)
-    return lambda b: text.blend(instructions, b * size, (b + 1) * size)
+    return lambda start, stop: text.blend(instructions, start, stop)
 
 
-def encoded_spans(recipe: Recipe, folder: RunFolder, readied: Readied) -> Callable[[int, int], EncodedBatch]:
-    """The mixture's prompts from one place of the stream to another, encoded."""
-    composer = composer_of(recipe, folder, readied)
+def encoded_spans(recipe: Recipe, readied: Readied, composer: Composer | None) -> Callable[[int, int], EncodedBatch]:
+    """The mixture's prompts from one of them to another, encoded."""
     if composer is not None:
         return lambda start, stop: composer.encode(start, stop, **lengths_of(recipe.tokens))
     encode, mixture = encoded_draws(recipe, readied), readied.data.mixture
@@ -268,16 +336,21 @@ def build(recipe: Recipe, folder: RunFolder, progress: Progress = quiet, workers
             fingerprint=readied.fingerprint,
             asked=asked(recipe, data),
             even=even_shares(recipe, data),
+            phase_of=block_spans(recipe, data.mixture).phase if data.mixture.phases else None,
             on_progress=lambda rows, total, _: progress("build", rows, total),
         )
 
 
 def even_shares(recipe: Recipe, data: Data) -> EvenShares | None:
     """What keeps the mixtures' shares of the tokens even from block to block, where the weights count tokens."""
-    count = recipe.mixture.count
+    count, mixture = recipe.mixture.count, data.mixture
     if count not in ("input_tokens", "target_tokens"):
         return None
-    return EvenShares(count, data.mixture.asked_mixture_shares())
+    if not mixture.phases:
+        return EvenShares(count, mixture.asked_mixture_shares())
+    shares = [mixture.asked_in_phase(number) for number in range(len(mixture.phases))]
+    firsts = block_spans(recipe, mixture).first_blocks
+    return EvenShares(count, shares[0], list(zip(firsts[1:], shares[1:], strict=True)))
 
 
 def asked(recipe: Recipe, data: Data) -> Asked:
@@ -290,13 +363,21 @@ def asked(recipe: Recipe, data: Data) -> Asked:
         own = draws.setdefault(leaf.mixture, {})
         own[leaf.task] = own.get(leaf.task, 0.0) + left * leaf.probability
     of_examples = count in ("draws", "examples")
-    mixtures: dict[str, float | None] = {
-        name: share * (left if of_examples else 1) for name, share in mixture.asked_mixture_shares().items()
-    }
+
+    def with_text(shares: Mapping[str, float]) -> dict[str, float | None]:
+        told: dict[str, float | None] = {n: share * (left if of_examples else 1) for n, share in shares.items()}
+        if text is not None:
+            told[TEXT] = text.share if of_examples else None
+        return told
+
     if text is not None:
         draws[TEXT] = {TEXT: text.share}
-        mixtures[TEXT] = text.share if of_examples else None
-    return Asked(count=count, mixtures=mixtures, draws=draws)
+    return Asked(
+        count=count,
+        mixtures=with_text(mixture.asked_mixture_shares()),
+        draws=draws,
+        phases=[with_text(mixture.asked_in_phase(number)) for number in range(len(mixture.phases))],
+    )
 
 
 def block_source(

@@ -9,9 +9,17 @@ from __future__ import annotations
 from flantune.recipe.data import CollectionSpec, DuplicatesSpec, HeldOut, TokensSpec
 from flantune.recipe.evaluation import BenchmarkSpec, ContaminationSpec, EvalSpec, SelectionSpec
 from flantune.recipe.formats import FORMATS, SETTINGS, VARIANTS, SettingName, WeightedFormat, make_format
-from flantune.recipe.mixture import PRESET_SYNONYMS, Count, LanguageWeights, MixturePart, MixtureSpec, PresetName
+from flantune.recipe.mixture import (
+    PRESET_SYNONYMS,
+    Count,
+    LanguageWeights,
+    MixturePart,
+    MixtureSpec,
+    PhaseSpec,
+    PresetName,
+)
 from flantune.recipe.model import DEMO, DEMO_SMALL, EMBEDDED, AdapterSpec, ModelSize, ModelSpec, TokenizerSpec
-from flantune.recipe.objectives import DenoiserSpec, ObjectiveSpec, TextSpec
+from flantune.recipe.objectives import DenoiserSpec, ObjectiveSpec, TextFiles, TextSpec
 from flantune.recipe.recipe import (
     Recipe,
     fill_variables,
@@ -48,12 +56,14 @@ __all__ = [
     "ModelSpec",
     "ObjectiveSpec",
     "OptimizerSpec",
+    "PhaseSpec",
     "PresetName",
     "PretrainSpec",
     "Recipe",
     "Section",
     "SelectionSpec",
     "SettingName",
+    "TextFiles",
     "TextSpec",
     "TokenizerSpec",
     "TokensSpec",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from flantune.recipe.formats import WeightedFormat
 from flantune.recipe.objectives import TextSpec
@@ -35,6 +36,22 @@ class MixturePart(Section):
         if kinds != 1:
             raise ValueError(f"part '{self.name}' needs exactly one of 'tasks', 'mixture' or 'parts'")
         return self
+
+
+class PhaseSpec(Section):
+    """A stretch of the run that weighs the mixture's top parts in its own way; all else holds for the whole run.
+
+    A phase ends where the run has written `until` of its packed rows, so at that share of its steps. The stream counts
+    examples: how many fill so many rows is measured on the stream's own blocks, once (flantune.pipeline.phases).
+    """
+
+    until: float = Field(
+        1.0, gt=0, le=1, description="share of the run's packed rows at which it ends; the last one's is 1"
+    )
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict,
+        description="of the mixture's top parts, all of them; 0 leaves one out. The parts' own when not given",
+    )
 
 
 PRESET_SYNONYMS = {"paper-a": "flan2022-paper-a", "paper-b": "flan2022-paper-b"}
@@ -75,6 +92,11 @@ class MixtureSpec(Section):
     text: TextSpec | None = Field(None, description="a share of plain text beside the tasks; none when not given")
     only: tuple[str, ...] = Field((), description="names and globs of the tasks that may be drawn; all when not given")
     wordings: int | None = Field(None, gt=0, description="of each kind that a task is drawn in, the first ones; or all")
+    phases: tuple[PhaseSpec, ...] = Field(
+        (),
+        description="a curriculum: weights of the top parts from one share of the run to the next; the parts' own hold "
+        "where none are given, and for plain text",
+    )
 
     @field_validator("preset", mode="before")
     @classmethod
@@ -88,6 +110,49 @@ class MixtureSpec(Section):
         if self.language != "any" and self.languages:
             raise ValueError("give 'language' or 'languages', not both")
         return self
+
+    @model_validator(mode="after")
+    def _phases_of_parts(self) -> MixtureSpec:
+        if not self.phases:
+            return self
+        if not self.parts:
+            raise ValueError(
+                "'phases' weigh the mixture's top parts: state 'parts', each with its tasks or its mixture"
+            )
+        ends = [phase.until for phase in self.phases]
+        if ends[-1] != 1 or any(a >= b for a, b in pairwise(ends)):
+            raise ValueError(
+                f"phases: expected ascending 'until' of which the last is 1, got {', '.join(map(str, ends))}"
+            )
+        names = {part.name for part in self.parts}
+        for number, phase in enumerate(self.phases, 1):
+            if phase.weights and set(phase.weights) != names:
+                wrong = ", ".join(sorted(names.symmetric_difference(phase.weights)))
+                raise ValueError(
+                    f"phase {number}: expected a weight for each part ({', '.join(sorted(names))}); missing or unknown "
+                    f"{wrong}. 0 leaves a part out"
+                )
+            if phase.weights and not any(phase.weights.values()):
+                raise ValueError(f"phase {number}: all weights are 0: nothing is left to draw from")
+        for name in sorted(names):
+            if not any(phase.weights.get(name, 1.0) for phase in self.phases):
+                raise ValueError(f"part '{name}' has weight 0 in every phase: leave it out")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _told(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without phases there is no word of them: recipes that have none keep the names and bytes they had."""
+        told: dict[str, Any] = handler(self)
+        if not self.phases:
+            told.pop("phases", None)
+        return told
+
+    def in_phase(self, number: int) -> MixtureSpec:
+        """The mixture of phase `number`, from 0, as if it were the whole run's."""
+        weights = self.phases[number].weights
+        kept = [part for part in self.parts if weights.get(part.name, part.weight) > 0]
+        parts = tuple(part.model_copy(update={"weight": weights.get(part.name, part.weight)}) for part in kept)
+        return self.model_copy(update={"parts": parts, "phases": ()})
 
     @property
     def wording(self) -> str | tuple[str, ...]:

@@ -18,6 +18,14 @@ class DenoiserSpec(Section):
     noise_density: float = Field(0.15, gt=0, lt=1, description="R and X")
 
 
+class TextFiles(Section):
+    """A named group of text files, and its share of the documents relative to the other groups'."""
+
+    name: str
+    files: tuple[str, ...] = Field(min_length=1)
+    weight: float = Field(1.0, gt=0)
+
+
 class ObjectiveSpec(Section):
     """What is asked of plain text, and where that text comes from: flantune.tokens.objectives."""
 
@@ -35,7 +43,11 @@ class ObjectiveSpec(Section):
     )
     sentinels: str = Field("<extra_id_{}>", description="the tokenizer's tokens that stand for spans, {} a number")
     text: Literal["collections", "files"] = Field("collections", description="where the plain text comes from")
-    files: tuple[str, ...] = Field((), description="UTF-8 text files, documents separated by a blank line")
+    files: tuple[str, ...] | tuple[TextFiles, ...] = Field(
+        (),
+        description="UTF-8 text files, documents separated by a blank line; or groups of such files, each with its "
+        "name and weight",
+    )
 
     @model_validator(mode="after")
     def _denoisers_of_a_mixture(self) -> ObjectiveSpec:
@@ -44,6 +56,23 @@ class ObjectiveSpec(Section):
         if "{}" not in self.sentinels:
             raise ValueError("'sentinels' needs {} where the number stands, as in <extra_id_{}>")
         return self
+
+    @model_validator(mode="after")
+    def _groups_by_name(self) -> ObjectiveSpec:
+        names = [group.name for group in self.groups]
+        if len(set(names)) < len(names):
+            raise ValueError(f"'files': two groups have one name, of {', '.join(names)}")
+        return self
+
+    @property
+    def groups(self) -> tuple[TextFiles, ...]:
+        """None where the files are stated without."""
+        return tuple(entry for entry in self.files if isinstance(entry, TextFiles))
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All files, of whichever group."""
+        return tuple(p for entry in self.files for p in ((entry,) if isinstance(entry, str) else entry.files))
 
 
 class TextSpec(ObjectiveSpec):

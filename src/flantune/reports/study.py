@@ -28,11 +28,17 @@ def is_study(folder: Path) -> bool:
     return (folder / FILE).is_file()
 
 
-def write_study_report(folder: Path, out: Path | None = None) -> Path:
-    """The page about a study, whole or not at all. Raises RecipeError where the folder is none, StateError where its
-    study.json cannot be read."""
+def is_begun(folder: Path) -> bool:
+    """Whether a study lists its points there, be it through or not."""
+    return (folder / "points.json").is_file()
+
+
+def write_study_report(folder: Path, out: Path | None = None, study: Record | None = None) -> Path:
+    """The page about a study, whole or not at all; `study` is what study.json would say where there is none yet.
+
+    Raises RecipeError where the folder is none, StateError where its study.json cannot be read."""
     folder = Path(folder)
-    page = render_study(read_study(folder))
+    page = render_study(read_study(folder) if study is None else json.loads(json.dumps(study)))
     out = Path(out) if out is not None else folder / "report.html"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -173,4 +179,4 @@ def file_name(text: str) -> str:
     return "-".join(part for part in kept.split("-") if part)[:80] or "figure"
 
 
-__all__ = ["is_study", "read_study", "render_study", "write_study_report"]
+__all__ = ["is_begun", "is_study", "read_study", "render_study", "write_study_report"]

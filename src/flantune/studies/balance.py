@@ -161,9 +161,9 @@ class _Study:
     # ---- stages ----------------------------------------------------------------------------------------------------
 
     def design(self) -> None:
-        k = len(self.limits.sources)
-        known = [self.limits.nearest(w) for w in self.baselines.values()][: self.spec.design]
-        spread = spread_weights(max(1, self.spec.design - len(known)), k, self.spec.search_seed)
+        k, phases = len(self.limits.sources), self.limits.phases
+        known = [self.limits.nearest(np.tile(w, phases)) for w in self.baselines.values()][: self.spec.design]
+        spread = spread_weights(max(1, self.spec.design - len(known)), k, self.spec.search_seed, phases)
         mixtures = [*known, *map(self.limits.nearest, spread)][: self.spec.design]
         self._small("design", mixtures)
 
@@ -248,7 +248,7 @@ class _Study:
         return OneRun(
             stage=stage,
             mixture=str(point.labels["mixture"]),
-            weights=tuple(weights_of(point.recipe)),
+            weights=tuple(weights_of(point.recipe, self.limits.phases)),
             seed=seed,
             result=result,
             full_runs=self._share(point, result),

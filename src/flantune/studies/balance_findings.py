@@ -39,8 +39,10 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
     spec, sources = outcome.balance.spec, outcome.balance.sources
     goal = spec.goal
 
-    def named(weights: Sequence[float]) -> dict[str, float]:
-        return dict(zip(sources, map(float, weights), strict=True))
+    def named(weights: Sequence[float]) -> dict[str, Any]:
+        """By source; by phase first, where there are several."""
+        told = [dict(zip(sources, map(float, own), strict=True)) for own in by_phase(outcome, weights)]
+        return told[0] if len(told) == 1 else {f"phase {n}": own for n, own in enumerate(told, 1)}
 
     fronts = {tuple(r.weights) for r in _front(outcome)}
     return {
@@ -55,7 +57,10 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
             "surface_deviation": dict(outcome.choice.doubt),
             "keeps_guards": outcome.choice.possible,
         },
-        "confirmed": [_confirmed_json(c, named, goal.guards) for c in outcome.confirmed],
+        "confirmed": [
+            _confirmed_json(c, named, dict(zip(sources, c.repeated, strict=True)), goal.guards)
+            for c in outcome.confirmed
+        ],
         "surfaces": {a: {**asdict(fit), "tells": fit.tells} for a, fit in outcome.fits.items()},
         "runs": [
             {
@@ -93,11 +98,19 @@ def _change_json(change: Change) -> dict[str, Any]:
     return {"mean": change.mean, "interval": [change.low, change.high], "items": change.items, "seeds": change.seeds}
 
 
-def _confirmed_json(c: Confirmed, named: Any, guards: Mapping[str, float]) -> dict[str, Any]:
+def by_phase(outcome: Outcome, weights: Sequence[float]) -> list[tuple[float, ...]]:
+    """The weights of each phase, in the order of the sources."""
+    k = len(outcome.balance.sources)
+    return [tuple(weights[at : at + k]) for at in range(0, len(weights), k)]
+
+
+def _confirmed_json(
+    c: Confirmed, named: Any, repeats: Mapping[str, float], guards: Mapping[str, float]
+) -> dict[str, Any]:
     return {
         "mixture": c.name,
         "weights": named(c.weights),
-        "repeats": named(c.repeated),
+        "repeats": repeats,
         "seeds": c.seeds,
         "gain": _change_json(c.gain),
         "rises": c.gain.rises,
@@ -157,6 +170,8 @@ def _sentences(outcome: Outcome) -> list[str]:
     lines = [
         f"The mean of {targets} changes by {_said(found.gain)} points from the base, over {found.seeds} fresh seeds."
     ]
+    if outcome.limits.phases > 1:
+        lines.append(_phases_said(outcome))
     for ability, tolerance in spec.guards.items():
         change = found.changes[ability]
         told = {"yes": "stays within", "no": "falls below", "undecided": "may or may not stay within"}
@@ -181,6 +196,15 @@ def _sentences(outcome: Outcome) -> list[str]:
     if blind := [a for a, fit in outcome.fits.items() if not fit.tells]:
         lines.append(f"The surface of {joined(blind)} predicts left-out runs no better than their mean does.")
     return lines
+
+
+def _phases_said(outcome: Outcome) -> str:
+    """What the mixture found shows first and what later."""
+    told = []
+    for number, own in enumerate(by_phase(outcome, outcome.found.weights), 1):
+        pairs = sorted(zip(outcome.balance.sources, own, strict=True), key=lambda pair: -pair[1])
+        told.append(f"phase {number}: {joined([f'{name} {percent(share)} %' for name, share in pairs])}")
+    return f"Its {len(told)} phases are equally long; {'; '.join(told)}."
 
 
 def _said(change: Change) -> str:
@@ -247,19 +271,20 @@ def _pareto_panel(outcome: Outcome) -> Panel:
 
 
 def _weight_panels(outcome: Outcome) -> list[Panel]:
-    """The composition of each mixture that was confirmed."""
+    """The composition of each mixture that was confirmed, in each phase."""
     sources = outcome.balance.sources
     return [
         Panel(
             title=c.name,
             x_title="source",
             y_title="share of the examples, %",
-            series=(
+            series=tuple(
                 Series(
-                    name=c.name,
-                    marks=tuple(Mark(x=n, y=w) for n, w in zip(sources, c.weights, strict=True)),
+                    name=f"phase {number}" if outcome.limits.phases > 1 else c.name,
+                    marks=tuple(Mark(x=n, y=w) for n, w in zip(sources, own, strict=True)),
                     joined=False,
-                ),
+                )
+                for number, own in enumerate(by_phase(outcome, c.weights), 1)
             ),
             group="Composition",
             x_scale="category",
@@ -324,16 +349,24 @@ def _mixture_table(outcome: Outcome) -> Table:
     for place, source in enumerate(outcome.limits.sources):
         cells: list[Any] = [source.name, source.rows]
         for c in outcome.confirmed:
-            cells += [c.weights[place], round(c.repeated[place], 2)]
+            cells += [own[place] for own in by_phase(outcome, c.weights)]
+            cells.append(round(c.repeated[place], 2))
         rows.append(tuple(cells))
-    names = [column for c in outcome.confirmed for column in (c.name, f"{c.name}, times seen")]
+    names = [n for c in outcome.confirmed for n in (*_phase_names(outcome, c.name), f"{c.name}, times seen")]
+    shares: tuple[Literal["percent"], ...] = tuple("percent" for _ in range(outcome.limits.phases))
+    own_kinds: tuple[Literal["percent", "plain"], ...] = (*shares, "plain")
     return Table(
         title="Composition of each mixture",
         columns=("source", "examples", *names),
-        kinds=("text", "count", *(("percent", "plain") * len(outcome.confirmed))),
+        kinds=("text", "count", *(own_kinds * len(outcome.confirmed))),
         rows=tuple(rows),
         note=f"The search sees no source more than {outcome.limits.repeats:g} times; baselines are taken as they are.",
     )
+
+
+def _phase_names(outcome: Outcome, name: str) -> list[str]:
+    phases = outcome.limits.phases
+    return [name] if phases == 1 else [f"{name}, phase {number}" for number in range(1, phases + 1)]
 
 
 def _fit_table(outcome: Outcome) -> Table:
@@ -359,7 +392,8 @@ def _runs_table(outcome: Outcome) -> Table:
         rows.append(
             (r.mixture, what, r.seed, *r.weights, gain, slack, round(r.full_runs, 3), round(r.result.wall_seconds))
         )
-    sources = outcome.balance.sources
+    named = [_phase_names(outcome, source) for source in outcome.balance.sources]
+    sources = [name for phase in zip(*named, strict=True) for name in phase]  # as weights stand
     shares: tuple[Literal["percent"], ...] = tuple("percent" for _ in sources)
     return Table(
         title="All runs",

@@ -36,6 +36,11 @@ class Limits:
     slots: tuple[float, float]
     repeats: float
     least: float = 0.0
+    phases: int = 1  # more are flantune.studies.balance_phases.PhasedLimits
+
+    def shares(self, weights: npt.ArrayLike) -> Floats:
+        """Divided by their sum, in each phase."""
+        return shares_of(weights, self.phases)
 
     def draws(self, weights: npt.ArrayLike) -> Floats:
         """Examples a run of each mixture (..., k) draws, were its rows packed without a gap: it never draws more."""
@@ -58,7 +63,7 @@ class Limits:
 
     def nearest_all(self, weights: npt.ArrayLike) -> Floats:
         """`nearest` of each row."""
-        shares = shares_of(weights)
+        shares = self.shares(weights)
         for i in np.flatnonzero(~self.allowed(shares)):
             shares[i] = self.nearest(shares[i])
         return shares
@@ -76,7 +81,7 @@ class Limits:
             caps = self._caps(draws)
             if caps.sum() < 1 or (caps < self.least).any():
                 break
-            found = _capped(asked, caps, self.least)
+            found = capped(asked, caps, self.least)
             if self.draws(found) <= draws * (1 + 1e-12):
                 return found
             draws = self.draws(found)
@@ -102,16 +107,17 @@ class Limits:
             if found.status == 0 and (best is None or found.fun < best.fun):
                 best = found
         if best is None:
-            raise RecipeError(self._too_little())
+            raise RecipeError(self.too_little())
         return np.asarray(best.x[:k] / best.x[:k].sum())
 
     def _caps(self, draws: Floats) -> Floats:
         rows = np.array([s.rows for s in self.sources], dtype=np.float64)
         return np.minimum(1.0, self.repeats * rows / draws) if draws > 0 else np.ones(len(rows))
 
-    def _too_little(self) -> str:
+    def too_little(self) -> str:
+        """What is said where no mixture is allowed."""
         told = ", ".join(f"{s.name} {s.rows:,}" for s in self.sources)
-        least = float(self.draws(np.eye(len(self.sources))).min())
+        least = float(self.draws(np.tile(np.eye(len(self.sources)), (1, self.phases))).min())
         return (
             f"study.repeats: no mixture repeats every source at most {self.repeats:g} times and gives each a share of "
             f"{self.least:g}: a run draws {least:,.0f} examples or more, of {told}. Raise study.repeats, or lower "
@@ -122,7 +128,7 @@ class Limits:
 _ROUNDS = 200
 
 
-def _capped(asked: Floats, caps: Floats, least: float) -> Floats:
+def capped(asked: Floats, caps: Floats, least: float) -> Floats:
     """Shares in proportion to `asked`, none over its cap or under `least`, sum 1."""
     wanted = np.maximum(asked, 1e-12)
     low, high = 0.0, 1.0
@@ -137,16 +143,18 @@ def _capped(asked: Floats, caps: Floats, least: float) -> Floats:
     return np.asarray(found / found.sum())
 
 
-def spread_weights(count: int, sources: int, seed: int) -> Floats:
-    """`count` mixtures (count, sources) that cover the simplex evenly: Sobol's points as exponentials, normalised,
-    which is Dirichlet's distribution with every parameter 1."""
+def spread_weights(count: int, sources: int, seed: int, phases: int = 1) -> Floats:
+    """`count` mixtures (count, phases * sources) that cover the simplex (or the product of as many) evenly: Sobol's
+    points as exponentials, normalised, which is Dirichlet's distribution with every parameter 1."""
     with np.errstate(all="ignore"):
-        points = stats.qmc.Sobol(sources, seed=seed).random_base2(max(1, int(np.ceil(np.log2(max(count, 2))))))
+        points = stats.qmc.Sobol(sources * phases, seed=seed).random_base2(max(1, int(np.ceil(np.log2(max(count, 2))))))
     waits = -np.log(np.clip(points[:count], 1e-9, 1 - 1e-9))
-    return np.asarray(waits / waits.sum(axis=1, keepdims=True))
+    return shares_of(waits, phases)
 
 
-def shares_of(weights: npt.ArrayLike) -> Floats:
-    """Divided by their sum, (..., k)."""
+def shares_of(weights: npt.ArrayLike, phases: int = 1) -> Floats:
+    """Divided by their sum, in each phase, (..., phases * k)."""
     w = np.asarray(weights, dtype=np.float64)
+    if phases > 1:
+        return shares_of(w.reshape(*w.shape[:-1], phases, -1)).reshape(w.shape)
     return np.asarray(w / w.sum(axis=-1, keepdims=True))

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from flantune.pipeline.data import Progress, quiet
-from flantune.recipe import MixtureSpec, Recipe
-from flantune.studies.balance_limits import Limits, Source, shares_of
+from flantune.recipe import MixturePart, MixtureSpec, PhaseSpec, Recipe
+from flantune.studies.balance_limits import Floats, Limits, Source, shares_of
+from flantune.studies.balance_phases import PhasedLimits
 from flantune.studies.balance_settings import Balance
 from flantune.studies.point import Label, Layout, Point
 
@@ -19,18 +20,36 @@ _DIGITS = 4  # of a share: mixtures that differ by less are one
 
 
 def weighed(mixture: MixtureSpec, weights: npt.ArrayLike) -> MixtureSpec:
-    """The mixture with those weights of its top parts, as shares."""
-    shares = np.maximum(np.round(shares_of(weights), _DIGITS), 10.0**-_DIGITS)
-    parts = tuple(
-        part.model_copy(update={"weight": float(round(w, _DIGITS))})
-        for part, w in zip(mixture.parts, shares, strict=True)
+    """The mixture with those weights of its top parts, as shares; of equal phases one after the other where there are
+    as many times more, and phases that are all alike are none."""
+    names = [part.name for part in mixture.parts]
+    stated = np.asarray(weights, dtype=np.float64).reshape(-1, len(names))
+    phases = [_rounded(own) for own in stated]
+    if all(np.array_equal(own, phases[0]) for own in phases):
+        return mixture.model_copy(update={"parts": _weighing(mixture, phases[0]), "phases": ()})
+    told = tuple(
+        PhaseSpec(until=number / len(phases), weights=dict(zip(names, map(float, own), strict=True)))
+        for number, own in enumerate(phases, 1)
     )
-    return mixture.model_copy(update={"parts": parts})
+    parts = _weighing(mixture, _rounded(np.mean(phases, axis=0)))
+    return mixture.model_copy(update={"parts": parts, "phases": told})
 
 
-def weights_of(recipe: Recipe) -> list[float]:
-    """Shares of the mixture's top parts."""
-    return [float(w) for w in shares_of([part.weight for part in recipe.mixture.parts])]
+def _rounded(weights: npt.ArrayLike) -> Floats:
+    shares = np.maximum(np.round(shares_of(weights), _DIGITS), 10.0**-_DIGITS)
+    return np.array([round(w, _DIGITS) for w in shares])
+
+
+def _weighing(mixture: MixtureSpec, shares: Floats) -> tuple[MixturePart, ...]:
+    return tuple(part.model_copy(update={"weight": float(w)}) for part, w in zip(mixture.parts, shares, strict=True))
+
+
+def weights_of(recipe: Recipe, phases: int = 1) -> list[float]:
+    """Shares of the mixture's top parts, in each of `phases` phases."""
+    spec = recipe.mixture
+    own = [part.weight for part in spec.parts]
+    stated = [[phase.weights[part.name] for part in spec.parts] for phase in spec.phases] or [own] * phases
+    return [float(w) for weights in stated for w in shares_of(weights)]
 
 
 def point_of(balance: Balance, weights: npt.ArrayLike, stage: str, run: Label, *, seed: int, small: bool) -> Point:
@@ -50,6 +69,8 @@ def limits_of(balance: Balance, root: Path, progress: Progress = quiet) -> Limit
     slots = (
         (float(rows * (inputs + targets)), float("inf")) if one_sided else (float(rows * inputs), float(rows * targets))
     )
+    if spec.phases > 1:
+        return PhasedLimits(sources=sources, slots=slots, repeats=spec.repeats, least=spec.least, phases=spec.phases)
     return Limits(sources=sources, slots=slots, repeats=spec.repeats, least=spec.least)
 
 

@@ -87,18 +87,18 @@ def fit_surfaces(tried: Sequence[Tried], goal: Goal, offsets: Mapping[str, float
 def propose(tried: Sequence[Tried], goal: Goal, limits: Limits, seed: int) -> Floats:
     """The next mixture for a small run: the same for the same runs before it and the same seed.
 
-    Optuna sees mixtures as logits between the least share and 1; where it asks for one that the limits do not allow,
-    the nearest that is allowed is tried, and told as such. Raises RecipeError where Optuna is not installed.
+    Optuna sees mixtures as logits between the least share and 1, of each phase; where it asks for one that the limits
+    do not allow, the nearest that is allowed is tried, and told as such. Raises RecipeError where Optuna is not
+    installed.
     """
     optuna = _optuna()
-    k = len(limits.sources)
-    names = [f"logit {i}" for i in range(k)]
+    names = [f"logit {i}" for i in range(limits.phases * len(limits.sources))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.GPSampler(seed=seed + len(tried), n_startup_trials=0, deterministic_objective=False)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         for one in tried:
-            study.enqueue_trial(dict(zip(names, _logits(np.array(one.weights)), strict=True)))
+            study.enqueue_trial(dict(zip(names, _logits(np.array(one.weights), limits.phases), strict=True)))
             trial = study.ask()
             for name in names:
                 trial.suggest_float(name, 0.0, 1.0)
@@ -107,11 +107,11 @@ def propose(tried: Sequence[Tried], goal: Goal, limits: Limits, seed: int) -> Fl
             study.tell(trial, goal.gain(one.changes))
         trial = study.ask()
         asked = np.exp(_SPAN * np.array([trial.suggest_float(name, 0.0, 1.0) for name in names]))
-    found = limits.nearest(asked / asked.sum())
-    if _far(found, tried):
+    found = limits.nearest(limits.shares(asked))
+    if _far(found, tried, limits.phases):
         return found
     # What was tried already says little new: the most promising of the mixtures that stand apart from all tried.
-    apart = [w for w in _candidates(limits, tried, seed + 7919 * len(tried)) if _far(w, tried)]
+    apart = [w for w in _candidates(limits, tried, seed + 7919 * len(tried)) if _far(w, tried, limits.phases)]
     if not apart:
         return found
     means, doubts = fit_surfaces(tried, goal).predict(np.array(apart))
@@ -123,13 +123,14 @@ _SPAN = float(np.log(100.0))  # a share may be a hundredth of another
 _APART = 0.03  # half the sum of differences of shares
 
 
-def _logits(weights: Floats) -> list[float]:
-    logs = np.log(np.maximum(weights / weights.max(), np.exp(-_SPAN))) / _SPAN + 1.0
-    return [float(min(1.0, max(0.0, v))) for v in logs]
+def _logits(weights: Floats, phases: int) -> list[float]:
+    parted = weights.reshape(phases, -1)
+    logs = np.log(np.maximum(parted / parted.max(axis=1, keepdims=True), np.exp(-_SPAN))) / _SPAN + 1.0
+    return [float(min(1.0, max(0.0, v))) for v in logs.ravel()]
 
 
-def _far(weights: Floats, tried: Sequence[Tried]) -> bool:
-    return all(np.abs(weights - np.array(t.weights)).sum() / 2 > _APART for t in tried)
+def _far(weights: Floats, tried: Sequence[Tried], phases: int) -> bool:
+    return all(np.abs(weights - np.array(t.weights)).sum() / (2 * phases) > _APART for t in tried)
 
 
 def _optuna() -> Any:
@@ -180,8 +181,11 @@ _ROUNDS, _KEPT, _SPREAD = 5, 16, 1024
 
 
 def _candidates(limits: Limits, tried: Sequence[Tried], seed: int) -> Floats:
-    known = np.array([t.weights for t in tried]).reshape(-1, len(limits.sources))
-    spread = spread_weights(_SPREAD, len(limits.sources), seed)
+    k, phases = len(limits.sources), limits.phases
+    known = np.array([t.weights for t in tried]).reshape(-1, phases * k)
+    spread = spread_weights(_SPREAD, k, seed, phases)
+    if phases > 1:  # chance never gives phases that are alike
+        spread = np.concatenate([spread[: _SPREAD // 2], np.tile(spread_weights(_SPREAD // 2, k, seed), (1, phases))])
     return np.concatenate([known[limits.allowed(known)], limits.nearest_all(spread)])
 
 

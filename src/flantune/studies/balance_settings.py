@@ -35,6 +35,7 @@ class BalanceSpec(Section):
         default_factory=lambda: {"train.steps": 0.25},
         description="what differs in small runs, by dotted key of the recipe; train.steps below 1: a share of them",
     )
+    phases: int = Field(1, ge=1, le=3, description="equal stretches of the run whose weights are searched apart")
     design: int = Field(12, ge=4, description="small runs of mixtures spread evenly, the baselines' among them")
     search: int = Field(8, ge=0, description="small runs of mixtures that the constrained search proposes")
     at_once: int = Field(1, ge=1, description="proposals before their results are known; as many can run side by side")
@@ -109,6 +110,11 @@ def balance_of(study: Study) -> Balance:
         raise RecipeError(
             "study balance weighs the top parts of the recipe's mixture: state at least two under mixture.parts, each "
             "with its 'tasks' or 'mixture'."
+        )
+    if study.recipe.mixture.phases:
+        raise RecipeError(
+            "study balance sets the phases of the mixture itself: leave out mixture.phases and state "
+            "study.balance.phases, how many there are."
         )
     if makes_base(study.recipe):
         raise RecipeError(

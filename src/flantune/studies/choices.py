@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from flantune.errors import RecipeError
-from flantune.recipe import MixturePart, MixtureSpec, Recipe, WeightedFormat, make_format
+from flantune.recipe import MixturePart, MixtureSpec, PhaseSpec, Recipe, WeightedFormat, make_format
 from flantune.types import Task
 
 Formats = tuple[WeightedFormat, ...]
@@ -53,7 +53,23 @@ def only(recipe: Recipe, chosen: Collection[str], world: World) -> MixtureSpec:
         raise RecipeError(
             f"{recipe.name}: no part of the mixture names any of the tasks {', '.join(sorted(chosen)[:5])}."
         )
-    return spec.model_copy(update={"only": tuple(sorted(chosen)), "parts": parts})
+    return spec.model_copy(
+        update={"only": tuple(sorted(chosen)), "parts": parts, "phases": _phases_of(recipe, [p.name for p in parts])}
+    )
+
+
+def _phases_of(recipe: Recipe, names: Sequence[str]) -> tuple[PhaseSpec, ...]:
+    """The recipe's phases over the parts of those names. Raises RecipeError for a phase that has none of them."""
+    phases = []
+    for number, phase in enumerate(recipe.mixture.phases, 1):
+        weights = {name: weight for name, weight in phase.weights.items() if name in names}
+        if phase.weights and not any(weights.values()):
+            raise RecipeError(
+                f"{recipe.name}: phase {number} of the mixture gives weight 0 to every part that a point of the study "
+                "leaves. Give it some, or study the mixture without phases."
+            )
+        phases.append(phase.model_copy(update={"weights": weights}))
+    return tuple(phases)
 
 
 def _pruned(part: MixturePart, world: World, chosen: set[str]) -> MixturePart | None:
@@ -81,6 +97,27 @@ def shared_out(recipe: Recipe, groups: Mapping[str, tuple[float, Sequence[str]]]
         if share > 0 and tasks
     )
     return spec.model_copy(update={"preset": None, "cap": None, "parts": parts, "only": ()})
+
+
+def with_text_share(recipe: Recipe, group: str, share: float) -> MixtureSpec:
+    """The recipe's mixture, one group of files with `share` of the plain text and the others with the rest of it, in
+    their own proportions."""
+    text = recipe.mixture.text
+    groups = () if text is None else text.groups
+    names = [own.name for own in groups]
+    if text is None or text.text != "files" or group not in names or len(names) < 2:
+        told = f"its groups are {', '.join(names)}" if names else "there are no groups"
+        raise RecipeError(
+            f"{recipe.name}: the study sets the share of '{group}' among the files of plain text, and {told}. State "
+            "mixture.text with 'text: files' and two groups or more under 'files', each with its name and files."
+        )
+    others = sum(own.weight for own in groups if own.name != group)
+    files = tuple(
+        own.model_copy(update={"weight": share if own.name == group else (1 - share) * own.weight / others})
+        for own in groups
+        if own.name != group or share > 0
+    )
+    return recipe.mixture.model_copy(update={"text": text.model_copy(update={"files": files})})
 
 
 def with_formats(recipe: Recipe, change: Callable[[Formats], Formats]) -> MixtureSpec:

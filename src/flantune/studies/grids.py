@@ -14,7 +14,7 @@ from typing import Any, Literal
 from flantune.errors import RecipeError
 from flantune.recipe import MixtureSpec, ModelSpec, PretrainSpec, TextSpec
 from flantune.studies import choices
-from flantune.studies.choices import World, only, shared_out, with_formats
+from flantune.studies.choices import World, only, shared_out, with_formats, with_text_share
 from flantune.studies.point import Label, Point, makes_base
 from flantune.studies.settings import ALL, Study
 from flantune.tasks import matching_names
@@ -181,7 +181,7 @@ def objectives(study: Study, world: World) -> Grid:
 
 
 def sources(study: Study, world: World) -> Grid:
-    """All mixtures, all but one, one alone or added; and the share of code."""
+    """All mixtures, all but one, one alone or added; and the share of code, among the tasks and in the plain text."""
     spec, recipe = study.spec.sources, study.recipe
     known = world.mixtures
     if len(known) < 2 and (spec.leave_out or spec.add):
@@ -210,6 +210,10 @@ def sources(study: Study, world: World) -> Grid:
         }
     else:
         notes.append("share of code: not asked; state study.sources.code")
+    if spec.text_code:
+        axes["text_code"] = {share: with_text_share(recipe, spec.text_code, share) for share in spec.text_code_shares}
+    else:
+        notes.append("share of code in the plain text: not asked; state study.sources.text_code")
     return Grid(_on_axes(study, axes), tuple(notes))
 
 

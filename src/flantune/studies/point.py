@@ -164,6 +164,7 @@ class Layout:
 
 
 Status = Literal["done", "failed"]
+NOT_RUN, BEGUN = "it has not been run", "it was begun and not finished"  # reasons of what never failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +197,11 @@ class PointResult:
     @property
     def done(self) -> bool:
         return self.status == "done"
+
+    @property
+    def missing(self) -> bool:
+        """Neither done nor failed: the study was stopped before."""
+        return not self.done and self.reason in (NOT_RUN, BEGUN)
 
     def score(self, setting: str) -> float | None:
         """Of the tuned model in a whole setting, as "held_out/direct/0-shot"."""

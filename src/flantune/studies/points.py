@@ -17,7 +17,17 @@ from flantune.errors import StateError
 from flantune.pipeline.data import Progress, quiet
 from flantune.pipeline.parallel import available_processors
 from flantune.studies.cost import StudyCost, cost_of
-from flantune.studies.point import Label, Layout, Point, PointFolder, PointResult, base_name, makes_base, point_name
+from flantune.studies.point import (
+    BEGUN,
+    NOT_RUN,
+    Label,
+    Layout,
+    Point,
+    PointFolder,
+    PointResult,
+    makes_base,
+    point_name,
+)
 from flantune.studies.work import ATTEMPTS, DONE, FAILED, job_json
 from flantune.whole import write_json
 
@@ -197,7 +207,8 @@ class _Told:
         if not job.done.exists():
             self._failed[job.key] = read_reason(job.failed)
         if job.kind == "point" and self._on_result is not None:
-            self._on_result(_result(job.point, job.folder, Layout(job.folder.root.parent.parent).base(job.point)))
+            base = Layout(job.folder.root.parent.parent).base(job.point)
+            self._on_result(_result(job.point.labels, job.folder, base))
         self._show()
 
     def _show(self) -> None:
@@ -209,33 +220,40 @@ class _Told:
 def result_of(point: Point, root: Path) -> PointResult:
     """What lies in the point's folder now. One that was never begun has failed: it was not run."""
     layout = Layout(Path(root).resolve())
-    return _result(point, layout.point(point), layout.base(point))
+    return _result(point.labels, layout.point(point), layout.base(point))
 
 
-def _result(point: Point, folder: PointFolder, base: PointFolder) -> PointResult:
-    name = point.name
+def result_at(root: Path, labels: Mapping[str, Label], name: str, base: str, asked: str) -> PointResult:
+    """The same of a point that is known by its names alone: its own, its base's and of what is asked."""
+    points, bases = Path(root).resolve() / "points", Path(root).resolve() / "bases"
+    return _result(labels, PointFolder(points / name, asked=asked), PointFolder(bases / base, asked=asked))
+
+
+def _result(labels: Mapping[str, Label], folder: PointFolder, base: PointFolder) -> PointResult:
+    name = folder.root.name
     done, base_done = folder.evals / "tuned" / DONE, base.evals / "base" / DONE
     wall = _seconds(folder.evals / ATTEMPTS)
     if not done.exists() or not base_done.exists():
         why = (read_reason(folder.evals / FAILED) if not done.exists() else "") or read_reason(base.evals / FAILED)
+        begun = BEGUN if folder.root.exists() else NOT_RUN
         return PointResult(
-            labels=point.labels,
+            labels=labels,
             name=name,
             folder=folder.root,
             status="failed",
-            reason=why or "it has not been run",
+            reason=why or begun,
             wall_seconds=wall,
         )
     told, of_base = _read(done), _read(base_done)
     items, base_items = folder.evals / "tuned" / "items.parquet", base.evals / "base" / "items.parquet"
     return PointResult(
-        labels=point.labels,
+        labels=labels,
         name=name,
         folder=folder.root,
         status="done",
         scores=tuple(told["scores"]),
         items=items if items.exists() else None,
-        base=base_name(point.start),
+        base=base.root.name,
         base_scores=tuple(of_base["scores"]),
         base_items=base_items if base_items.exists() else None,
         seconds=told["train_seconds"],

@@ -76,6 +76,10 @@ class SourcesSpec(Section):
     add_to: tuple[str, ...] = Field((), description="mixtures to which one is added; none: each alone")
     code: tuple[str, ...] = Field((), description="globs on the tasks whose share `code_shares` sets")
     code_shares: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = (0.0, 0.1, 0.3)
+    text_code: str = Field("", description="group of mixture.text.files whose share `text_code_shares` sets")
+    text_code_shares: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
+        (0.0, 0.25, 0.5), description="of the plain text's documents"
+    )
 
 
 class StudySpec(Section):

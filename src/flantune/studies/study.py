@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import yaml
 
 from flantune.errors import RecipeError, StateError
 from flantune.pipeline.data import Progress, quiet
 from flantune.pipeline.folder import write_text
 from flantune.studies.choices import World
-from flantune.studies.findings import Findings, write_findings
+from flantune.studies.findings import FILE, Findings, write_findings
 from flantune.studies.grids import GRIDS, Grid
-from flantune.studies.point import Point, PointResult, store_name
-from flantune.studies.points import run_points
+from flantune.studies.point import Point, PointResult, asked_name, base_name, store_name
+from flantune.studies.points import result_at, run_points
 from flantune.studies.settings import Study
+from flantune.studies.told import counted, tables_about
 from flantune.studies.told_arms import cot_findings, formats_findings, objectives_findings, sources_findings
 from flantune.studies.told_scaling import scaling_findings
 from flantune.studies.work import locked
@@ -31,7 +33,9 @@ TOLD: Mapping[str, Callable[[str, Sequence[PointResult], Sequence[str]], Finding
     "objectives": objectives_findings,
     "sources": sources_findings,
 }
+BALANCE = "Balance: the search so far"
 POINTS = "points.json"
+STATE = "state.json"  # which study it is, what is to be said of its grid, and whether it ran to its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +92,12 @@ def run_study(
     progress: Progress = quiet,
     on_result: Callable[[PointResult], None] | None = None,
 ) -> Done:
-    """Every point of the grid, then study.json. What was not run, or failed, is said in it."""
+    """Every point of the grid, then study.json. What failed is said in it."""
     folder = folder_of(name, study, root)
-    write_plan(folder, study, grid.points)
+    write_plan(folder, name, study, grid.points, grid.notes)
     results = run_points(grid.points, root, workers=workers, ray=ray, progress=progress, on_result=on_result)
     findings = TOLD[name](study.recipe.name, results, grid.notes)
-    write_findings(findings, folder)
+    _end(folder, name, grid.notes, findings)
     return Done(folder, tuple(results), findings)
 
 
@@ -112,20 +116,22 @@ def run_balance_study(
     from flantune.studies.balance_settings import balance_of
 
     balance, folder = balance_of(study), folder_of("balance", study, root)
-    ran: dict[str, tuple[Point, PointResult]] = {}
+    planned: dict[str, Point] = {}
+    ran: dict[str, PointResult] = {}
 
     def run(points: Sequence[Point]) -> list[PointResult]:
+        planned.update((p.name, p) for p in points)
+        write_plan(folder, "balance", study, list(planned.values()))
         results = run_points(points, root, workers=workers, ray=ray, progress=progress, on_result=on_result)
-        ran.update((p.name, (p, r)) for p, r in zip(points, results, strict=True))
-        write_plan(folder, study, [p for p, _ in ran.values()])
+        ran.update((p.name, r) for p, r in zip(points, results, strict=True))
         return results
 
     findings = write_balance(run_balance(balance, root, run, progress), folder)
-    write_findings(findings, folder)
-    return Done(folder, tuple(r for _, r in ran.values()), findings)
+    _end(folder, "balance", (), findings)
+    return Done(folder, tuple(ran.values()), findings)
 
 
-def write_plan(folder: Path, study: Study, points: Sequence[Point]) -> None:
+def write_plan(folder: Path, name: str, study: Study, points: Sequence[Point], notes: Sequence[str] = ()) -> None:
     """Which points the study is made of, and the resolved recipe and section that they come from."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,4 +139,61 @@ def write_plan(folder: Path, study: Study, points: Sequence[Point]) -> None:
         write_text(folder / "study.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     except OSError as e:
         raise StateError(f"{folder}: cannot be written: {e.strerror or e}. Give another folder with --root.") from e
-    write_json(folder / POINTS, [{"labels": dict(p.labels), "point": p.name} for p in points])
+    told = [
+        {"labels": dict(p.labels), "point": p.name, "base": base_name(p.start), "asked": asked_name(p)} for p in points
+    ]
+    write_json(folder / STATE, {"study": name, "notes": list(notes), "finished": False})
+    write_json(folder / POINTS, told)
+
+
+def _end(folder: Path, name: str, notes: Sequence[str], findings: Findings) -> None:
+    write_findings(findings, folder)
+    write_json(folder / STATE, {"study": name, "notes": list(notes), "finished": True})
+
+
+def stopped(folder: Path) -> bool:
+    """Whether a study was begun there and has not come to its end."""
+    state = _read(folder / STATE)
+    return bool((folder / POINTS).exists() and not (state.get("finished") if state else is_told(folder)))
+
+
+def findings_so_far(folder: Path) -> Findings:
+    """What the points of a stopped study say that are done, and which are missing. Raises StateError where the folder
+    does not say which study it is."""
+    state, root = _read(folder / STATE), folder.resolve().parent
+    try:
+        points = orjson.loads((folder / POINTS).read_bytes())
+        recipe = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))["name"]
+        results = [result_at(root, p["labels"], p["point"], p["base"], p["asked"]) for p in points]
+        name, notes = state["study"], state["notes"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        raise StateError(
+            f"{folder}: a study that was stopped, and too little is left to tell of it. Give the same 'flantune study' "
+            "command again: points that are done are not done again."
+        ) from None
+    if name == "balance":
+        notes = [*notes, "A search is told of when it is through; its runs so far are below."]
+        found = Findings(
+            study=name, title=BALANCE, recipe=recipe, notes=(*notes, *counted(results)), tables=tables_about(results)
+        )
+    else:
+        found = TOLD[name](recipe, results, notes)
+    undone = sum(not r.done for r in results)
+    more = "and further ones may follow" if name == "balance" else "they are listed below"
+    verdict = (
+        f"Not finished: the study was stopped, and {undone} of its {len(results)} points are missing or failed; {more}."
+        f" 'flantune study {name}' with the same recipe goes on."
+    )
+    return replace(found, verdict=verdict)
+
+
+def is_told(folder: Path) -> bool:
+    return (folder / FILE).exists()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Of a file of ours; empty where there is none."""
+    try:
+        return dict(orjson.loads(path.read_bytes())) if path.exists() else {}
+    except (OSError, ValueError) as e:
+        raise StateError(f"{path}: cannot be read: {e}. Give 'flantune study' again.") from None

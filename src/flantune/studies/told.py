@@ -31,6 +31,7 @@ AXES = {
     "text": "share of plain text",
     "sources": "trained on",
     "code": "share of code",
+    "text_code": "share of code in the plain text",
 }
 
 
@@ -171,13 +172,15 @@ def base_levels(cells: Sequence[Cell]) -> tuple[tuple[str, float], ...]:
 
 
 def tables_about(results: Sequence[PointResult]) -> tuple[Table, ...]:
-    """What each mixture was made of, what each point cost, and what failed."""
-    made, cost, failed = [], [], []
+    """What each mixture was made of, what each point cost, what failed, and what is missing."""
+    made, cost = [], []
+    failed: list[tuple[str, str, str]] = []
+    missing: list[tuple[str, str, str]] = []
     seen: set[str] = set()
     for r in results:
         where = told_labels(r.labels)
         if not r.done:
-            failed.append((where, r.name, r.reason))
+            (missing if r.missing else failed).append((where, r.name, r.reason))
             continue
         first = r.name not in seen
         seen.add(r.name)
@@ -215,6 +218,17 @@ def tables_about(results: Sequence[PointResult]) -> tuple[Table, ...]:
                 kinds=("text", "text", "text"),
                 rows=tuple(failed),
                 note="The same command tries them again.",
+            )
+        )
+    if missing:
+        tables.append(
+            Table(
+                title="Points that are missing",
+                group="Missing",
+                columns=("point", "folder", "where it is"),
+                kinds=("text", "text", "text"),
+                rows=tuple(missing),
+                note="The study was stopped before they were done. The same command goes on with them.",
             )
         )
     return tuple(table for table in tables if table.rows)

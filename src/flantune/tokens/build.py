@@ -40,6 +40,7 @@ def build_shards(
     fingerprint: str = "",
     asked: Asked | None = None,
     even: EvenShares | None = None,
+    phase_of: Callable[[int], int] | None = None,
     on_progress: OnProgress | None = None,
 ) -> DataCard:
     """Write exactly `num_rows` packed rows to `folder`; return the card, which is also `card.json` there.
@@ -49,7 +50,8 @@ def build_shards(
     give it packed already, as `pack_block` would. With `even`, which must not have been used before, a block is packed
     once its shares are evened; a block given packed is taken apart for that. `fingerprint` names what the rows are made
     from (mixture and tokenizer); a folder begun with another one, or with other settings, is refused with StateError.
-    What was `asked` stands beside the shares got. A folder already whole returns its card at once.
+    What was `asked` stands beside the shares got, of each phase too where `phase_of` tells a block's. A folder already
+    whole returns its card at once.
     """
     folder = Path(folder)
     stamp = _stamp(fingerprint, num_rows, spec, one_sided, even)
@@ -69,7 +71,7 @@ def build_shards(
         if skip == 0:  # else they were counted before the interruption
             card.add_dropped(packed.dropped)
         for at in range(skip, min(len(rows), skip + num_rows - card.rows)):
-            card.add_row(rows[at], by_index, formats)
+            card.add_row(rows[at], by_index, formats, None if phase_of is None else phase_of(block))
             examples += len(rows[at].indices)
             if writer.append(rows[at]):
                 _write_progress(folder, stamp, writer, card, block, at + 1, before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -53,6 +53,15 @@ class Asked:
     count: Count = "draws"
     mixtures: Mapping[str, float | None]  # share of what `count` counts; None: asked for by something else
     draws: Mapping[str, Mapping[str, float]]  # mixture -> task -> share of the draws
+    phases: Sequence[Mapping[str, float | None]] = ()  # `mixtures` of each phase, where there are several
+
+
+@dataclass(slots=True, kw_only=True)
+class PhaseCount:
+    """What the rows of one phase hold."""
+
+    rows: int = 0
+    mixtures: dict[str, TaskCount] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,20 +83,37 @@ class DataCard:
     dropped: dict[str, int] = field(default_factory=dict)  # by reason
     input_lengths: dict[str, int] = field(default_factory=dict)
     target_lengths: dict[str, int] = field(default_factory=dict)
+    phases: list[PhaseCount] = field(default_factory=list)  # none where the mixture has no phases
 
-    def add_row(self, row: Packed, examples: Mapping[int, Encoded], formats: Mapping[int, str] | None = None) -> None:
-        """Count a written row; `examples` (and `formats`) by stream index hold at least the row's."""
+    def add_row(
+        self,
+        row: Packed,
+        examples: Mapping[int, Encoded],
+        formats: Mapping[int, str] | None = None,
+        phase: int | None = None,
+    ) -> None:
+        """Count a written row; `examples` (and `formats`) by stream index hold at least the row's; `phase`: its own."""
         self.rows += 1
+        of_phase = None if phase is None else self._phase(phase)
+        if of_phase is not None:
+            of_phase.rows += 1
         for index in row.indices.tolist():
             example = examples[index]
             self.tasks.setdefault(example.task, TaskCount(mixture=example.mixture)).add(example)
             self.mixtures.setdefault(example.mixture, TaskCount(mixture=example.mixture)).add(example)
+            if of_phase is not None:
+                of_phase.mixtures.setdefault(example.mixture, TaskCount(mixture=example.mixture)).add(example)
             if example.template:
                 _count(self.templates, example.template)
             if formats is not None and index in formats:
                 _count(self.formats, formats[index])
             _count(self.input_lengths, length_bin(len(example.inputs)))
             _count(self.target_lengths, length_bin(len(example.targets)))
+
+    def _phase(self, number: int) -> PhaseCount:
+        while len(self.phases) <= number:
+            self.phases.append(PhaseCount())
+        return self.phases[number]
 
     def add_dropped(self, dropped: Iterable[tuple[int, str]]) -> None:
         for _, reason in dropped:
@@ -105,6 +131,10 @@ class DataCard:
                 task.drawn = (task.drawn or 0.0) + share  # two mixtures may name it
         for mixture, wanted in asked.mixtures.items():
             card.mixtures.setdefault(mixture, TaskCount(mixture=mixture)).asked = wanted
+        for number, wanted_of in enumerate(asked.phases):
+            own = card._phase(number).mixtures
+            for mixture, wanted in wanted_of.items():
+                own.setdefault(mixture, TaskCount(mixture=mixture)).asked = wanted
         if asked.count == "draws":
             for task in card.tasks.values():
                 task.asked = task.drawn
@@ -116,14 +146,14 @@ class DataCard:
     def to_json(self) -> dict[str, Any]:
         """What was counted and what follows from it: totals, shares got, fill; None where nothing is to be divided."""
         total = self.total()
-        counted = [name for name, c in self.mixtures.items() if c.asked is not None] or list(self.mixtures)
-        key = "examples" if self.count == "draws" else self.count  # draws that were dropped are in no row
-        whole = sum(getattr(self.mixtures[name], key) for name in counted)
-
-        def described(count: TaskCount) -> dict[str, Any]:
-            got = _ratio(getattr(count, key), whole) if count.mixture in counted else None
-            return {**_shares(count, total), "got": got}
-
+        phases = [
+            {
+                "rows": phase.rows,
+                "row_share": _ratio(phase.rows, self.rows),
+                "mixtures": self._described(phase.mixtures, phase.mixtures, _sum(phase.mixtures.values())),
+            }
+            for phase in self.phases
+        ]
         return {
             "rows": self.rows,
             "inputs_len": self.inputs_len,
@@ -133,13 +163,28 @@ class DataCard:
             "total": _shares(total, total),
             "fill": self.fill(),
             "dropped": _sorted(self.dropped),
-            "mixtures": {name: described(self.mixtures[name]) for name in sorted(self.mixtures)},
-            "tasks": {name: described(self.tasks[name]) for name in sorted(self.tasks)},
+            "mixtures": self._described(self.mixtures, self.mixtures, total),
+            **({"phases": phases} if phases else {}),
+            "tasks": self._described(self.tasks, self.mixtures, total),
             "formats": _sorted(self.formats),
             "templates": _sorted(self.templates),
             "input_lengths": _sorted(self.input_lengths, key=int),
             "target_lengths": _sorted(self.target_lengths, key=int),
         }
+
+    def _described(
+        self, counts: Mapping[str, TaskCount], mixtures: Mapping[str, TaskCount], total: TaskCount
+    ) -> dict[str, Any]:
+        """Each count with its shares of `total`, and what it got of that which the weights count."""
+        counted = [name for name, c in mixtures.items() if c.asked is not None] or list(mixtures)
+        key = "examples" if self.count == "draws" else self.count  # draws that were dropped are in no row
+        whole = sum(getattr(mixtures[name], key) for name in counted)
+
+        def described(count: TaskCount) -> dict[str, Any]:
+            got = _ratio(getattr(count, key), whole) if count.mixture in counted else None
+            return {**_shares(count, total), "got": got}
+
+        return {name: described(counts[name]) for name in sorted(counts)}
 
     def fill(self) -> dict[str, float | None]:
         """Useful tokens over slots, per side; the rest is padding. A one-sided row has one side."""
@@ -156,11 +201,11 @@ class DataCard:
     def from_json(cls, raw: Mapping[str, Any]) -> DataCard:
         kept = ("mixture", "asked", *_SUMMED)
 
-        def counts(of: str) -> dict[str, TaskCount]:
+        def counts(of: Mapping[str, Any]) -> dict[str, TaskCount]:
             # Cards of before `drawn` say the same under `asked`.
             return {
                 name: TaskCount(drawn=count.get("drawn", count["asked"]), **{k: count[k] for k in kept})
-                for name, count in raw[of].items()
+                for name, count in of.items()
             }
 
         return cls(
@@ -169,8 +214,9 @@ class DataCard:
             one_sided=raw["one_sided"],
             count=raw.get("count", "draws"),
             rows=raw["rows"],
-            mixtures=counts("mixtures"),
-            tasks=counts("tasks"),
+            mixtures=counts(raw["mixtures"]),
+            tasks=counts(raw["tasks"]),
+            phases=[PhaseCount(rows=p["rows"], mixtures=counts(p["mixtures"])) for p in raw.get("phases", ())],
             **{k: dict(raw[k]) for k in ("templates", "formats", "dropped", "input_lengths", "target_lengths")},
         )
 

@@ -14,8 +14,9 @@ is unchanged; only which row it comes in depends on the blocks before.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,23 +47,28 @@ class EvenShares:
     examples allow. Mixtures that `shares` does not name (plain text) pass as they come.
 
     At most about a block's worth of examples is held; where rates are so wrong that more would be, the oldest go.
+    `later`: where the shares change, the first block of each further phase and its shares; nothing is held across.
     """
 
-    def __init__(self, count: TokenCount, shares: Mapping[str, float]) -> None:
+    _arrived: Counter[str]
+    _held: dict[str, list[_Waiting]]
+
+    def __init__(
+        self, count: TokenCount, shares: Mapping[str, float], later: Sequence[tuple[int, Mapping[str, float]]] = ()
+    ) -> None:
         self._count = count
-        self._shares = dict(shares)
-        self._blocks = self._examples = 0  # that arrived
-        self._arrived: Counter[str] = Counter()  # tokens by mixture
-        self._ahead = dict.fromkeys(shares, 0.0)  # tokens delivered more than the share aimed at
-        self._held: dict[str, list[_Waiting]] = {name: [] for name in shares}
+        self._phases = [(0, dict(shares)), *((block, dict(own)) for block, own in later)]
+        self._begin(self._phases[0][1])
 
     @property
     def fingerprint(self) -> str:
         """Equal for those that deliver equal blocks alike, from the first on."""
-        return f"even {VERSION} {self._count} {sorted(self._shares.items())}"
+        told = " then ".join(f"{block} {sorted(shares.items())}" for block, shares in self._phases)
+        return f"even {VERSION} {self._count} {told.removeprefix('0 ')}"
 
     def deliver(self, block: int, encoded: EncodedBatch) -> EncodedBatch:
         """What of this block and of those held goes to rows now, in the stream's order."""
+        self._enter(block)
         out = self._arrive(block, encoded)
         aims = self._aims()
         total = self._deliverable(aims)
@@ -74,7 +80,7 @@ class EvenShares:
         whole = sum(delivered.values())
         for name, aim in aims.items():
             self._ahead[name] += delivered[name] - aim * whole
-        out += self._overflow()
+        out += self._overflow() if self._phase_of(block + 1) == self._phase_of(block) else self._rest()
         out.sort(key=lambda w: (w.block, w.place))
         formats = tuple(w.format for w in out if w.format is not None)
         return EncodedBatch(examples=tuple(w.example for w in out), dropped=encoded.dropped, formats=formats)
@@ -97,15 +103,38 @@ class EvenShares:
     def restore(self, state: Mapping[str, Any], before: int, blocks: Callable[[int], EncodedBatch]) -> None:
         """Go on where `state` was taken, with block `before` to come next. `blocks` is asked in order for all from the
         first that something is held of."""
+        self._begin(self._phases[self._phase_of(max(0, before - 1))][1])
         self._blocks, self._examples = int(state["blocks"]), int(state["examples"])
         self._arrived = Counter({name: int(tokens) for name, tokens in state["arrived"].items()})
         self._ahead = {name: float(state["ahead"][name]) for name in self._shares}
         places = {int(block): own for block, own in state["held"].items()}
-        self._held = {name: [] for name in self._shares}
         for block in range(min(places, default=before), before):
             waiting = list(_waiting(block, blocks(block)))
             for place in places.get(block, ()):
                 self._held[waiting[place].example.mixture].append(waiting[place])
+
+    # Phases -----------------------------------------------------------------------------------------------------------
+
+    def _begin(self, shares: Mapping[str, float]) -> None:
+        self._shares = dict(shares)
+        self._blocks = self._examples = 0  # that arrived
+        self._arrived = Counter()  # tokens by mixture
+        self._ahead = dict.fromkeys(shares, 0.0)  # tokens delivered more than the share aimed at
+        self._held = {name: [] for name in shares}
+
+    def _phase_of(self, block: int) -> int:
+        return bisect_right([first for first, _ in self._phases], block) - 1
+
+    def _enter(self, block: int) -> None:
+        """Where a phase begins, so do the counts."""
+        if block in [first for first, _ in self._phases[1:]]:
+            self._begin(self._phases[self._phase_of(block)][1])
+
+    def _rest(self) -> list[_Waiting]:
+        """All that is held: the phase ends with this block."""
+        rest = [waiting for own in self._held.values() for waiting in own]
+        self._held = {name: [] for name in self._shares}
+        return rest
 
     # One block --------------------------------------------------------------------------------------------------------
 
