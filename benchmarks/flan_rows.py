@@ -9,21 +9,21 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flantune.pipeline.data import open_data, open_tokenizer
-from flantune.pipeline.folder import RunFolder
-from flantune.recipe import Recipe, parse_recipe
-from flantune.tokens.encode import encode_prompts
-from flantune.tokens.packing import pack_examples
 from flantune.types import Encoded, Packed
+
+if TYPE_CHECKING:  # the others are imported where they are used: a side's peak memory counts what it has imported
+    from flantune.recipe import Recipe
 
 FOLDERS = ("niv2", "niv2_early", "t0", "muffin", "cot")
 
 
 def flan_recipe(folder: Path, vocab_size: int) -> Recipe:
+    from flantune.recipe import parse_recipe
+
     collections = [{"path": str(folder / name)} for name in FOLDERS if (folder / name).is_dir()]
     if not collections:
         sys.exit(f"--data {folder}: holds none of {', '.join(FOLDERS)}")
@@ -40,6 +40,10 @@ def flan_examples(
     folder: Path, count: int, inputs_len: int, targets_len: int, vocab_size: int = 16_384
 ) -> list[Encoded]:
     """The first `count` prompts of the stream, those that no exemplar fits left out; the tokenizer is trained here."""
+    from flantune.pipeline.data import open_data, open_tokenizer
+    from flantune.pipeline.folder import RunFolder
+    from flantune.tokens.encode import encode_prompts
+
     recipe = flan_recipe(folder, vocab_size)
     with tempfile.TemporaryDirectory() as temporary:
         run = RunFolder(Path(temporary))
@@ -60,6 +64,8 @@ def flan_examples(
 
 def packed_rows(examples: Sequence[Encoded], inputs_len: int, targets_len: int, *, one_sided: bool) -> list[Packed]:
     """In the order of the best-fit packer, as a build writes them; the last row, which may be half empty, left out."""
+    from flantune.tokens.packing import pack_examples
+
     return pack_examples(list(examples), inputs_len, targets_len, "best_fit", one_sided=one_sided)[:-1]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -20,6 +22,14 @@ TEXTS = [
     "Question: how many jars? Answer: 24.\n\nQ: yes or no?",
     "渡轮九点出发。",
 ] * 20
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_collections() -> Iterator[None]:
+    """The engine collects garbage whenever memory runs out: what the libraries hold need not be looked through."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

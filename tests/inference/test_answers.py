@@ -46,6 +46,20 @@ def test_fewer_samples_are_found_in_more_and_more_are_not_found_in_fewer(tmp_pat
     assert found is not None and found.texts == ("a", "b", "c", "d")  # what was told once stays
 
 
+def test_samples_are_kept_by_number_and_those_up_to_the_first_gap_are_a_beginning(tmp_path: Path):
+    store = AnswerStore(tmp_path / "a.sqlite")
+    store.put(ONE, replace(DRAWN, samples=2), Given(texts=("a", "b"), new_tokens=2))
+    store.put(ONE, replace(DRAWN, first=3, samples=2), Given(texts=("d", "e"), new_tokens=2))
+    begun = store.begun(ONE, replace(DRAWN, samples=5))
+    assert begun is not None and begun.texts == ("a", "b") and store.get(ONE, replace(DRAWN, samples=5)) is None
+    later = store.get(ONE, replace(DRAWN, first=3, samples=2))
+    assert later is not None and later.texts == ("d", "e")
+    assert store.begun(ONE, replace(DRAWN, first=2, samples=2)) is None
+    store.put(ONE, replace(DRAWN, first=2, samples=1), Given(texts=("c",), new_tokens=1))
+    whole = store.get(ONE, replace(DRAWN, samples=5))
+    assert whole is not None and whole.texts == ("a", "b", "c", "d", "e") and whole.new_tokens == 5
+
+
 @given(st.data())
 def test_the_key_changes_with_everything_an_answer_depends_on_and_with_nothing_else(data: st.DataObject):
     base = GenerateRequest(prompt="p", max_new_tokens=4, sampling=Sampling(temperature=0.5, seed=1), samples=2)
@@ -68,7 +82,7 @@ def test_the_key_changes_with_everything_an_answer_depends_on_and_with_nothing_e
     )
     assert content_key(ONE, other) != content_key(ONE, base)
     assert content_key(ONE, base) != content_key(ONE | {"max_inputs": 511}, base)
-    assert content_key(ONE, base) == content_key(dict(reversed(ONE.items())), replace(base, samples=9))
+    assert content_key(ONE, base) == content_key(dict(reversed(ONE.items())), replace(base, samples=9, first=3))
     greedy = GenerateRequest(prompt="p", sampling=Sampling(seed=1))
     assert content_key(ONE, greedy) == content_key(ONE, replace(greedy, sampling=Sampling(seed=2)))
 

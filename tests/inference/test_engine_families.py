@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -223,6 +224,15 @@ def test_neither_order_nor_company_nor_budget_changes_a_text(name: str, engines:
         engine.batch_tokens = budget
         for g in engine.generate([requests[i] for i in order]):
             assert g.texts == alone[order[g.index]]
+
+
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_samples_from_a_number_on_are_those_of_the_whole_run(name: str, engines: Callable[[str], Engine]):
+    engine = engines(name)
+    whole = GenerateRequest(prompt=OTHER, max_new_tokens=7, samples=9, sampling=SAMPLED)
+    rest = replace(whole, first=4, samples=5)
+    told = {g.index: g.texts for g in engine.generate([rest, whole])}
+    assert told[0] == told[1][4:] and len(set(told[1])) > 1
 
 
 def tokens_read(engine: Engine, ask: Callable[[], Any]) -> int:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flantune.inference.requests import GREEDY, Sampling
-from flantune.inference.sampling import Draw, draw_tokens, next_tokens, uniforms
+from flantune.inference.sampling import Draw, draw_tokens, likeliest, next_tokens, uniforms
 
 
 def one_uniform(seed: int, sample: int, place: int) -> float:
@@ -79,6 +79,16 @@ def test_a_token_is_the_one_that_its_number_picks_off_the_kept_probabilities(
     rows = torch.tensor([logits, logits])
     got = draw_tokens(rows, temperature, top_k, top_p, torch.tensor([number, number], dtype=torch.float64))
     assert got.tolist() == [slow_draw(logits, temperature, top_k, top_p, number)] * 2
+
+
+@given(st.integers(1, 3_000), st.integers(1, 60), st.integers(1, 9), st.integers(0, 99))
+def test_the_likeliest_of_long_rows_are_those_of_a_stable_sort(n: int, count: int, levels: int, seed: int):
+    values = torch.randint(0, levels * levels, (3, n), generator=torch.Generator().manual_seed(seed)).float()
+    values[1, : n // 2] = float("-inf")
+    count = min(count, n)
+    got = likeliest(values, count)
+    for row, places in zip(values.numpy(), got.tolist(), strict=True):
+        assert places == sorted(np.argsort(-row, kind="stable")[:count].tolist())
 
 
 def test_a_flat_distribution_is_sorted_whole_where_the_likeliest_do_not_reach_the_share():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from flantune.errors import RecipeError
@@ -38,7 +39,7 @@ def converse(
                 unknown.append(request)
             else:
                 talk.answer(request, given)
-        for request, given in _ask(backend, unknown):
+        for request, given in _ask_rest(backend, unknown, journal, store):
             journal.add(request, given)
             if store is not None:
                 store.put(backend.identity, request, given)
@@ -121,6 +122,34 @@ def _stored(request: Request, backend: Backend, journal: Journal, store: AnswerS
     if given is not None:
         journal.add(request, given)
     return given
+
+
+def _ask_rest(
+    backend: Backend, requests: Sequence[Request], journal: Journal, store: AnswerStore | None
+) -> Iterator[tuple[Request, Given]]:
+    """As `_ask`, but samples that are known are not drawn again, where the backend draws them by number."""
+    asked: dict[int, tuple[Request, Given]] = {}
+    rest: list[Request] = []
+    for request in requests:
+        begun = _begun(request, backend, journal, store)
+        if begun is None or not isinstance(request, GenerateRequest):
+            rest.append(request)
+            continue
+        had = len(begun.texts)
+        rest.append(replace(request, first=request.first + had, samples=request.samples - had))
+        asked[id(rest[-1])] = (request, begun)
+    for request, given in _ask(backend, rest):
+        whole, begun = asked.get(id(request), (request, None))
+        yield whole, given if begun is None else begun.joined(given)
+
+
+def _begun(request: Request, backend: Backend, journal: Journal, store: AnswerStore | None) -> Given | None:
+    """The first samples of an answer of which some are lacking."""
+    if not isinstance(request, GenerateRequest) or not backend.capabilities.numbered:
+        return None
+    found = [journal.begun(request), None if store is None else store.begun(backend.identity, request)]
+    begun = [given for given in found if given is not None and given.texts]
+    return max(begun, key=lambda given: len(given.texts), default=None)
 
 
 def _ask(backend: Backend, requests: Sequence[Request]) -> Iterator[tuple[Request, Given]]:

@@ -10,8 +10,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from flantune.errors import StateError
-from flantune.inference.answers import Given, Request, content_key
-from flantune.inference.requests import GenerateRequest
+from flantune.inference.answers import Given, Request, content_key, lacking
 
 
 class Journal:
@@ -38,10 +37,12 @@ class Journal:
 
     def get(self, request: Request) -> Given | None:
         """The whole answer, or None where a part of it is lacking."""
-        given = self._known.get(self.key(request))
-        if given is None or not isinstance(request, GenerateRequest) or given.refused:
-            return given
-        return given if len(given.texts) >= request.samples else None
+        given = self.begun(request)
+        return None if given is None or lacking(request, given) else given
+
+    def begun(self, request: Request) -> Given | None:
+        """As `get`, but fewer samples too: the first of them."""
+        return self._known.get(self.key(request))
 
     def add(self, request: Request, given: Given) -> None:
         """Known to the system when this returns: the death of this process does not lose it."""

@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,19 @@ class Given:
     refused: str = ""
     reused: bool = False  # not asked for this run
 
+    def joined(self, later: Given) -> Given:
+        """These samples and `later` ones behind them. What is refused later is refused."""
+        if later.refused:
+            return later
+        return replace(later, texts=self.texts + later.texts, new_tokens=self.new_tokens + later.new_tokens)
+
+
+def lacking(request: Request, given: Given) -> int:
+    """Samples that the request asks for and `given` does not have."""
+    if not isinstance(request, GenerateRequest) or given.refused:
+        return 0
+    return max(0, request.samples - len(given.texts))
+
 
 def default_path() -> Path:
     """$FLANTUNE_CACHE/answers.sqlite, else in the user's cache folder."""
@@ -50,7 +63,7 @@ def default_path() -> Path:
 
 
 def content_key(identity: Mapping[str, Any], request: Request) -> str:
-    """32 hex digits. A request for more samples has the same key: its first samples are the same."""
+    """32 hex digits. How many samples are asked for, and from which on, is no part of it."""
     if isinstance(request, ScoreRequest):
         content: list[Any] = ["score", request.prompt, request.options, request.special]
     else:
@@ -99,21 +112,26 @@ class AnswerStore:
 
     def get(self, identity: Mapping[str, Any], request: Request) -> Given | None:
         """The whole answer to the request, or None where a part of it is lacking."""
-        wanted = request.samples if isinstance(request, GenerateRequest) else 1
+        begun = self.begun(identity, request)
+        return None if begun is None or lacking(request, begun) else begun
+
+    def begun(self, identity: Mapping[str, Any], request: Request) -> Given | None:
+        """As `get`, but fewer samples too: the first of those asked for, up to the first that is lacking."""
+        first, wanted = (request.first, request.samples) if isinstance(request, GenerateRequest) else (0, 1)
         with self._told():
             rows = self._db.execute(
-                "SELECT value FROM answers WHERE key = ? AND sample < ? ORDER BY sample",
-                (content_key(identity, request), wanted),
+                "SELECT sample, value FROM answers WHERE key = ? AND sample >= ? AND sample < ? ORDER BY sample",
+                (content_key(identity, request), first, first + wanted),
             ).fetchall()
-            if len(rows) < wanted:
+            values = [orjson.loads(value) for place, (sample, value) in enumerate(rows) if sample == first + place]
+            if not values:
                 return None
-            values = [orjson.loads(value) for (value,) in rows]
-            first = values[0]
+            one = values[0]
             return Given(
-                texts=tuple(v["text"] for v in values) if "text" in first else (),
-                scores=tuple(first.get("scores", ())),
-                truncated=first["truncated"],
-                prompt_tokens=first["prompt_tokens"],
+                texts=tuple(v["text"] for v in values) if "text" in one else (),
+                scores=tuple(one.get("scores", ())),
+                truncated=one["truncated"],
+                prompt_tokens=one["prompt_tokens"],
                 new_tokens=round(sum(v["new_tokens"] for v in values)),
                 reused=True,
             )
@@ -129,7 +147,8 @@ class AnswerStore:
         else:
             told = [{"text": text, "new_tokens": given.new_tokens / len(given.texts)} for text in given.texts]
         key = content_key(identity, request)
-        rows = [(key, sample, orjson.dumps(own | common)) for sample, own in enumerate(told)]
+        first = request.first if isinstance(request, GenerateRequest) else 0
+        rows = [(key, sample, orjson.dumps(own | common)) for sample, own in enumerate(told, first)]
         with self._told(), self._writing():  # the first answer stays: what some run was told does not change
             self._db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", rows)
 

@@ -24,6 +24,7 @@ ChatTemplate = Callable[[list[dict[str, str]]], str]  # messages to the prompt o
 class Capabilities:
     score: bool = True  # can give log-probabilities of stated options
     sampling: bool = True
+    numbered: bool = False  # a sample depends on its number, so that `GenerateRequest.first` means something
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class Local:
 class Ours:
     """Our engine. `model` is a fingerprint of weights, configuration and tokenizer."""
 
-    capabilities = Capabilities()
+    capabilities = Capabilities(numbered=True)
     prices: Prices | None = None
 
     def __init__(self, engine: Engine, model: str) -> None:

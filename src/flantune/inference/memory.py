@@ -13,7 +13,7 @@ import torch
 from flantune.errors import ModelError
 
 # On a CPU a batch of so many tokens is as fast as any larger one; on a GPU it takes more to fill it.
-_PAYS = {"cpu": 2_048, "cuda": 65_536}
+_PAYS = {"cpu": 1_024, "cuda": 65_536}
 _ROWS = {"cpu": 96, "cuda": 512}  # sequences written at once: likewise
 _SHARE = 0.5  # of the memory that is free, for everything a batch needs
 _GIB = 1 << 30
@@ -46,7 +46,7 @@ def automatic_budget(model: Any, batch_tokens: int | None) -> Budget:
     if batch_tokens is not None:
         return Budget(batch_tokens, rows)
     fits = int(_SHARE * free_memory(model.device) / bytes_per_token(model))
-    return Budget(max(64, min(_PAYS.get(kind, 2_048), fits)), rows)
+    return Budget(max(64, min(_PAYS.get(kind, 1_024), fits)), rows)
 
 
 def tokens_that_fit(model: Any) -> int:

@@ -28,7 +28,7 @@ def say_a_number(prompt: str, sample: int) -> str:
 class Mock:
     """`max_inputs` counts white-space separated words. `on_answer` hears of every answer before it is given away."""
 
-    capabilities = Capabilities()
+    capabilities = Capabilities(numbered=True)
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Mock:
         for index in sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt)):
             request = requests[index]
             self._answering(request)
-            texts = tuple(self._say(request.prompt, s) for s in range(request.samples))
+            texts = tuple(self._say(request.prompt, s) for s in range(request.first, request.first + request.samples))
             cut = tuple(cut_at(text, request.stop) for text in texts)
             new = sum(self.num_tokens(text) for text in cut)
             yield Generated(index, cut, not self.fits(request.prompt), self.num_tokens(request.prompt), new)

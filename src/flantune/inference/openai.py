@@ -135,7 +135,7 @@ class OpenAIServer:
         if request.stop:
             body["stop"] = list(request.stop[:MOST_STOPS])
         if request.sampling.temperature > 0:
-            body["seed"] = request.sampling.seed + drawn
+            body["seed"] = request.sampling.seed + request.first + drawn
             body |= {"top_p": request.sampling.top_p} if request.sampling.top_p is not None else {}
             body |= {"top_k": request.sampling.top_k} if request.sampling.top_k is not None else {}
         if number > 1:

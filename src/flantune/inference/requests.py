@@ -39,12 +39,15 @@ class GenerateRequest:
     max_new_tokens: int = 64
     stop: tuple[str, ...] = ()  # the text ends before the first of these
     samples: int = 1
+    first: int = 0  # number of the first sample: 30 from 10 on are the last of 40
     sampling: Sampling = GREEDY
     special: bool = False  # control tokens spelled in the prompt are read as tokens: a chat template wrote it
 
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise ValueError(f"samples {self.samples}: expected at least 1")
+        if self.first < 0:
+            raise ValueError(f"first {self.first}: expected the number of a sample, 0 or more")
         if self.samples > 1 and self.sampling.temperature == 0:
             raise ValueError(f"{self.samples} samples at temperature 0 would all be one text; give a temperature")
 

@@ -30,6 +30,11 @@ class Slab:
         self.lengths: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
+    @property
+    def even(self) -> bool:
+        """All rows have as many tokens."""
+        return bool((self.lengths == self.lengths[:1]).all())
+
     def add_rows(self, lengths: Sequence[int]) -> int:
         """The number of the first new row. Their keys and values come through `put`."""
         first = len(self.lengths)
@@ -63,6 +68,9 @@ class Slab:
         """
         count, longest = len(self.lengths), int(self.lengths.max(initial=0)) + 1
         k, v = self._room(layer, keys.transpose(0, 1), values.transpose(0, 1), longest)
+        if self.even:
+            k[:count, :, longest - 1], v[:count, :, longest - 1] = keys, values
+            return k[:count, :, :longest], v[:count, :, :longest]
         row = torch.arange(count, device=keys.device)
         place = torch.from_numpy(self.lengths).to(keys.device)
         k[row, :, place], v[row, :, place] = keys, values
@@ -152,19 +160,30 @@ class Step:
         query = query.transpose(1, 2)[0]  # (R, H, d)
         layer = int(module.layer_idx)
         if _is_cross(module):
-            return self._attend_encoded(query, layer, scoring)[None]
-        k, v = self.slab.append(layer, key.transpose(1, 2)[0], value.transpose(1, 2)[0])
+            return self.attend_encoded(layer, query, scoring)[None]
+        key, value = key.transpose(1, 2)[0], value.transpose(1, 2)[0]
+        out, total = self._attend_own(layer, query, key, value, scoring)
+        if self.shared and not _is_encoded(module):
+            out = self._attend_shared(query, out, total, layer, scoring)
+        return out[None]
+
+    def attend_own(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
+        """To the row's own tokens and the new one alone: query, key and value (R, H, d) -> (R, H, d)."""
+        return self._attend_own(layer, query, key, value, scoring)[0]
+
+    def _attend_own(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
+    ) -> tuple[Tensor, Tensor]:
+        k, v = self.slab.append(layer, key, value)
         rows, heads, width = query.shape
         folded = query.view(rows, k.shape[1], -1, width)  # the heads that share a key, below each other
         out, total = attend_part(
             folded, k, v, scoring.scale, bias=self._own_mask(scoring, k.shape[1]), softcap=scoring.softcap
         )
-        out, total = out.reshape(rows, heads, -1), total.reshape(rows, heads)
-        if self.shared and not _is_encoded(module):
-            out = self._attend_shared(query, out, total, layer, scoring)
-        return out[None]
+        return out.reshape(rows, heads, -1), total.reshape(rows, heads)
 
-    def _attend_encoded(self, query: Tensor, layer: int, scoring: Scoring) -> Tensor:
+    def attend_encoded(self, layer: int, query: Tensor, scoring: Scoring) -> Tensor:
+        """To the states of each row's prompt: query (R, H, d) -> (R, H, d)."""
         if not self.crossing:
             return self._attend_shared(query, None, None, layer, scoring)
         self.crossing.planned()
@@ -212,10 +231,13 @@ class Step:
         assert out is not None
         return out
 
-    def _own_mask(self, scoring: Scoring, groups: int) -> Tensor:
-        """Added to the scores of a row's own tokens: (R, 1 or KH, 1 or group, longest)."""
+    def _own_mask(self, scoring: Scoring, groups: int) -> Tensor | None:
+        """Added to the scores of a row's own tokens: (R or 1, 1 or KH, 1 or group, longest). None: nothing."""
         name = ("own", scoring.window, scoring.bias is not None)
-        if name not in self._masks:
+        if name not in self._masks and self.slab.even and (scoring.window or self.own.longest) >= self.own.longest:
+            bias = scoring.bias
+            self._masks[name] = None if bias is None else bias[None, :, : self.own.longest].unflatten(1, (groups, -1))
+        elif name not in self._masks:
             place = torch.arange(self.own.longest, device=self.device)
             back = self.lengths[:, None] - place  # tokens before the new one
             hidden = back < 0
@@ -227,9 +249,7 @@ class Step:
                 bias = scoring.bias[:, offset].transpose(0, 1).float()  # (R, H, longest)
                 mask = mask + bias.unflatten(1, (groups, -1))
             self._masks[name] = mask
-        made = self._masks[name]
-        assert made is not None
-        return made
+        return self._masks[name]
 
     def _near(self, run: Shared, keys: int, window: int | None) -> Tensor | None:
         """(rows, keys) inside the window; None where all are."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from flantune.inference.requests import Sampling
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)  # of SplitMix64, as are the numbers of `_mixed`
+_RUN = 32  # numbers of a row that are looked at by their largest
 _LIKELY = 1_024  # tokens that hold top_p's share nearly always; all are sorted where they do not
 
 
@@ -68,8 +69,7 @@ def draw_tokens(logits: Tensor, temperature: float, top_k: int | None, top_p: fl
     """
     ids = None
     if top_k is not None and top_k < logits.shape[1]:
-        kth = logits.topk(top_k, dim=1).values[:, -1:]
-        ids = _down_to(logits, kth, torch.full_like(kth, top_k, dtype=torch.int64)).nonzero()[:, 1].view(-1, top_k)
+        ids = likeliest(logits, top_k)
         logits = logits.gather(1, ids)
     scaled = logits.double() / temperature
     # Not a softmax: its float32 sum would have a say, and the sum is needed for the number anyway.
@@ -81,6 +81,25 @@ def draw_tokens(logits: Tensor, temperature: float, top_k: int | None, top_p: fl
     last = (weights > 0).long().mul_(torch.arange(weights.shape[1], device=weights.device)).amax(1)
     places = torch.minimum(places, last)  # a number so near 1 that its product rounds up to the sum
     return places if ids is None else ids.gather(1, places[:, None])[:, 0]
+
+
+def likeliest(values: Tensor, count: int) -> Tensor:
+    """Places of the `count` largest of each row of (rows, n), ascending; of equals the first. int64 (rows, count).
+
+    A long row is looked at in runs: what is among the `count` largest stands in one of the `count` runs with the
+    largest maxima, of equal ones the first.
+    """
+    runs = values.shape[1] // _RUN
+    if runs <= 2 * count:
+        least = values.topk(count, dim=1).values[:, -1:]
+        kept = _down_to(values, least, torch.full_like(least, count, dtype=torch.int64))
+        return kept.nonzero()[:, 1].view(-1, count)
+    in_runs = values[:, : runs * _RUN].unflatten(1, (runs, _RUN))
+    chosen = likeliest(in_runs.amax(2), count)[:, :, None]
+    places = (chosen * _RUN + torch.arange(_RUN, device=values.device)).flatten(1)
+    rest = torch.arange(runs * _RUN, values.shape[1], device=values.device).expand(len(values), -1)
+    places = torch.cat([places, rest], 1)
+    return places.gather(1, likeliest(values.gather(1, places), count))
 
 
 def _nucleus(weights: Tensor, top_p: float) -> Tensor:

@@ -183,7 +183,11 @@ def log_probabilities(model: Any, states: Tensor, places: Ints, tokens: Ints) ->
 
 def logits_of(model: Any, states: Tensor) -> Tensor:
     """float32 (or float64) logits of hidden states (n, hidden), as the stock model makes them."""
-    logits = model.get_output_embeddings()(states)
+    return capped(model, model.get_output_embeddings()(states))
+
+
+def capped(model: Any, logits: Tensor) -> Tensor:
+    """What the output matrix gives, as wide as `logits_of` says, and as Gemma 2 caps it."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
     cap = softcap(model)
     made: Tensor = logits if cap is None else cap * torch.tanh(logits / cap)

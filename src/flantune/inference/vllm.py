@@ -104,7 +104,7 @@ class VLLM:
             temperature=drawn.temperature,
             top_k=drawn.top_k or 0,
             top_p=1.0 if drawn.top_p is None else drawn.top_p,
-            seed=drawn.seed if drawn.temperature > 0 else None,
+            seed=drawn.seed + request.first if drawn.temperature > 0 else None,
             max_tokens=request.max_new_tokens,
             stop=list(request.stop) or None,
         )

@@ -17,7 +17,9 @@ from flantune.inference.memory import Budget, cache_bytes
 from flantune.inference.prefix_tree import build_tree, is_worth_sharing, share_nothing
 from flantune.inference.rows import Shared, Slab, SlabRow, Step, shared_runs
 from flantune.inference.scoring import logits_of
+from flantune.inference.t5_step import T5Step, is_stock
 from flantune.inference.waves import Segment, Sink, Store, Wave, asking
+from flantune.inference.weights import OutputMatrix
 from flantune.models.attention import READY
 from flantune.models.encdec import start_id
 from flantune.types import Tokens
@@ -70,6 +72,7 @@ class CausalWriter:
             prompts, None if both_ways else budget.tokens, share_nothing if both_ways else is_worth_sharing
         )
         self.store, self.slab = Store(), Slab()
+        self._output = OutputMatrix(model)
         self.paths: list[tuple[int, ...]] = []  # of each row: the runs it shares
         self.ends: dict[int, Tensor] = {}  # last hidden state of runs at whose end rows begin
         self._users: Counter[int] = Counter()  # rows to come or at work below each run
@@ -166,7 +169,7 @@ class CausalWriter:
                 use_cache=False,
                 packed=layout,
             ).last_hidden_state[0]
-        logits = logits_of(self.model, states)
+        logits = self._output.logits(states)
         self.slab.lengths = self.slab.lengths + 1
         return logits
 
@@ -204,6 +207,8 @@ class EncodedWriter:
         self._cross = [block.layer[1].EncDecAttention for block in model.get_decoder().block]
         self._cache = NothingProjected(model)
         self._nothing = torch.zeros(1, 1, model.config.d_model, device=model.device)
+        self._quick = T5Step(model) if is_stock(model) else None
+        self._output = OutputMatrix(model)
         self._shared: list[Shared] | None = None
         narrow = model.config.d_model <= WIDEST.get(self.device.type, 0)
         self._alone = {p for p, count in enumerate(rows) if count == 1 and narrow}
@@ -261,10 +266,17 @@ class EncodedWriter:
         if self._shared is None:
             self._shared = shared_runs(self.paths, self.slab.lengths, self.device)
         layout = Step(self.slab, self.store, self._shared, self.device, self._crossing, self._absorbed)
-        ids = [self._start if token is None else token for token in tokens]
+        ids = torch.tensor([self._start if token is None else token for token in tokens], device=self.device)
+        quick = None if torch.is_autocast_enabled(self.device.type) else self._quick
+        states = self._by_modules(ids, layout) if quick is None else quick.states(ids, layout)
+        logits = self._output.logits(scaled(self.model, states))
+        self.slab.lengths = self.slab.lengths + 1
+        return logits
+
+    def _by_modules(self, ids: Tensor, layout: Step) -> Tensor:
         with asking(self.model):
-            states = self.model.get_decoder()(
-                input_ids=torch.tensor([ids], device=self.device),
+            states: Tensor = self.model.get_decoder()(
+                input_ids=ids[None],
                 attention_mask=READY.to(self.device),
                 encoder_hidden_states=self._nothing,
                 encoder_attention_mask=READY.to(self.device),
@@ -272,9 +284,7 @@ class EncodedWriter:
                 use_cache=True,
                 packed=layout,
             ).last_hidden_state[0]
-        logits = logits_of(self.model, scaled(self.model, states))
-        self.slab.lengths = self.slab.lengths + 1
-        return logits
+        return states
 
     def drop(self, row: int) -> None:
         self.slab.drop_row(row)

@@ -48,6 +48,10 @@ class Ending:
         return self.stops.is_reached(row.told, request.stop)
 
 
+def _draw_of(request: GenerateRequest, row: Row) -> Draw:
+    return Draw(request.sampling, request.first + row.sample, len(row.told))
+
+
 class Writing:
     """`make_writer` is given how many rows each request's prompt will have; `held`: tokens whose keys and values may be
     kept for the rows at work."""
@@ -155,7 +159,7 @@ class Writing:
         if new:
             chosen = logits[:, : self.ending.vocab_size]
             chosen = chosen if len(new) == len(rows) else chosen[new]
-            draws = [Draw(self.requests[r.request].sampling, r.sample, len(r.told)) for r in (rows[i] for i in new)]
+            draws = [_draw_of(self.requests[r.request], r) for r in (rows[i] for i in new)]
             for i, token in zip(new, next_tokens(chosen, draws), strict=True):
                 rows[i].told.append(token)
         for row in rows:

@@ -73,7 +73,7 @@ class Crew(Protocol):
 class Shared:
     """A backend like the engine its workers run: same identity, same answers."""
 
-    capabilities = Capabilities()
+    capabilities = Capabilities(numbered=True)
     prices: Prices | None = None
 
     def __init__(
