@@ -12,7 +12,6 @@ import yaml
 from flantune.demo.abilities import ABILITIES, CODE, DIALOGUE, IN_CONTEXT, ITEMS, REASONING, Ability, abilities
 from flantune.demo.abilities import is_held_out as held
 from flantune.demo.files import write_abilities
-from flantune.demo.replay import replay
 from flantune.demo.skills import THINGS
 from flantune.demo.world import relations
 
@@ -123,12 +122,3 @@ def test_equal_seeds_give_equal_files(folder, tmp_path):
         p.name: p.read_bytes() for p in again.iterdir() if p.is_file()
     }
     assert orjson.loads((folder / "code.jsonl").read_bytes().split(b"\n")[0])
-
-
-def test_prose_to_go_on_with_states_nothing_that_is_asked():
-    asked = [item.prompt for name in ("knowledge", "multilingual") for item in ALL[name].items]
-    for skill in replay():
-        assert len(skill.rows) >= 300 and skill.category not in ABILITIES
-        joint = " " if skill.language == "en" else ""
-        text = "\n".join(row.fields["start"] + joint + row.answer for row in skill.rows)
-        assert not [prompt for prompt in asked if prompt in text]

@@ -98,7 +98,7 @@ def _skill(
     )
 
 
-def distinct(count: int, make: Callable[[], Row]) -> list[Row]:
+def _distinct(count: int, make: Callable[[], Row]) -> list[Row]:
     """`count` rows that ask different questions, or as many as there are."""
     found: dict[str, Row] = {}
     for _ in range(50 * count):
@@ -190,7 +190,7 @@ def _in_context(seed: int) -> Ability:
     )
     held = [(r, x, y) for r in found for x, y in _split(r)[1]]
     asked = tuple(Asked(r.category, listed(r, x), y) for r, x, y in rng.sample(held, ITEMS))
-    skill = _skill("lists_go_on", IN_CONTEXT, distinct(ROWS[IN_CONTEXT], row), wordings)
+    skill = _skill("lists_go_on", IN_CONTEXT, _distinct(ROWS[IN_CONTEXT], row), wordings)
     return Ability(
         name=IN_CONTEXT, label="in-context learning", skills=(skill,), items=asked, pattern=_WORD, max_new_tokens=12
     )
@@ -219,9 +219,9 @@ def _reasoning(seed: int) -> Ability:
     skills, items = [], []
     for category, own in sorted(hops.items()):
         rng = keyed(seed, "ability", REASONING, category)
-        rows = distinct(ROWS[REASONING] // len(hops), partial(_two_steps, own, False, rng))
+        rows = _distinct(ROWS[REASONING] // len(hops), partial(_two_steps, own, False, rng))
         skills.append(_skill(f"steps_{category}", REASONING, rows, wordings, thinking=thinking))
-        for r in distinct(-(-ITEMS // len(hops)), partial(_two_steps, own, True, rng)):
+        for r in _distinct(-(-ITEMS // len(hops)), partial(_two_steps, own, True, rng)):
             items.append(Asked(category, wordings[0].format(**r.fields), r.answer, thinking[0].format(**r.fields)))
     return Ability(
         name=REASONING,
@@ -334,8 +334,8 @@ def _code(seed: int) -> Ability:
     skills, items = [], []
     for name in _PROGRAMS:
         free, count = [w for w in words if w not in held], ROWS[CODE] // len(_PROGRAMS)
-        skills.append(_skill(f"run_{name}", CODE, distinct(count, partial(_program, name, free, rng)), wordings))
-        for r in distinct(ITEMS // len(_PROGRAMS), partial(_program, name, sorted(held), rng)):
+        skills.append(_skill(f"run_{name}", CODE, _distinct(count, partial(_program, name, free, rng)), wordings))
+        for r in _distinct(ITEMS // len(_PROGRAMS), partial(_program, name, sorted(held), rng)):
             items.append(Asked(name, f"{r.fields['program']}\nOutput:", r.answer))
     return Ability(name=CODE, label="code", skills=tuple(skills), items=tuple(items), pattern=_LINE, max_new_tokens=28)
 

@@ -12,7 +12,6 @@ import yaml
 
 from flantune.demo.abilities import abilities
 from flantune.demo.prose import documents
-from flantune.demo.replay import replay
 from flantune.demo.world import Skill, world
 from flantune.whole import atomic_folder, write_whole
 
@@ -71,11 +70,8 @@ def write_world(folder: Path, seed: int = 0) -> Path:
 
 
 def write_abilities(folder: Path, seed: int = 0) -> Path:
-    """The world of abilities: `tasks/` to train on, `prose/` to go on with as the base's pretraining did, and a
-    benchmark of each ability's held-out items, NAME.yaml."""
+    """The world of abilities: `tasks/` to train on, and a benchmark of each ability's held-out items, NAME.yaml."""
     content: dict[str, bytes] = {}
-    for skill in replay(seed):
-        content |= {f"prose/{name}": data for name, data in _files_of(skill).items()}
     for ability in abilities(seed):
         for skill in ability.skills:
             content |= {f"tasks/{name}": data for name, data in _files_of(skill).items()}

@@ -7,7 +7,7 @@ lines, people talking about facts.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from flantune.demo.computed import COMPUTED
 from flantune.demo.world import Relation, keyed, relations
@@ -71,10 +71,7 @@ def about_a_subject(rng: random.Random) -> str:
 def a_list(rng: random.Random) -> str:
     """One relation over several subjects, in the same words."""
     relation = rng.choice(relations())
-    return list_of(relation, rng.sample(relation.pairs, rng.randrange(3, 6)), rng)
-
-
-def list_of(relation: Relation, pairs: Sequence[tuple[str, str]], rng: random.Random) -> str:
+    pairs = rng.sample(relation.pairs, rng.randrange(3, 6))
     if relation.language == "zh":
         return f"{relation.kind}和{relation.phrase}:" + ";".join(f"{x},{y}" for x, y in pairs) + "。"
     if rng.random() < 0.5:
