@@ -120,8 +120,8 @@ def adapted(folder: Path, ranks: Ranks, family: str, step: str) -> dict[str, tor
     adapter = AdapterSpec(rank=3, alpha=6, dropout=0.1)
     model = hollow_elsewhere(ranks, lambda: add_adapter(model_of(family, True, dropout=0.1), adapter, seed=5))
     spec = TrainSpec(
-        # Two rows: their sum is the same in any order. Of gradients that nearly cancel Adam makes whole steps, and which
-        # way those go would hang on the rounding of three.
+        # Two rows: their sum is the same in any order. Of gradients that nearly cancel Adam makes whole steps, and
+        # which way those go would hang on the rounding of three.
         steps=int(step), micro_rows=1, batch_rows=2, checkpoint_every=3, precision="fp32",
         optimizer=OptimizerSpec(name="adamw", lr=3e-3),
     )  # fmt: skip
