@@ -8,6 +8,7 @@ MultiArith: MultiArith.json (sQuestion, lSolutions). Plain or .gz.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,10 @@ Problems = dict[str, list[tuple[str, str]]]  # by sub-task: question and number
 
 
 @dataclass(frozen=True)
-class WordProblems(GradeSchool):
+class WordProblems(GradeSchool, ABC):
+    @abstractmethod
     def problems(self, path: Path) -> Problems:
-        raise NotImplementedError
+        """Every question of the files at `path`."""
 
     def parts(self, path: Path, mode: str, split: str, *, exemplars: bool = True) -> Iterator[Part]:
         check_split(self, split)

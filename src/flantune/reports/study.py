@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 from markupsafe import Markup
 
 from flantune.errors import RecipeError, StateError
+from flantune.reports.page import page_styles, page_template, write_page
 from flantune.reports.study_figures import Record, panel_csv, panel_svg, y_range_of
-from flantune.whole import write_whole
 
 FILE = "study.json"
 FORMAT = 1
@@ -39,13 +38,7 @@ def write_study_report(folder: Path, out: Path | None = None, study: Record | No
     Raises RecipeError where the folder is none, StateError where its study.json cannot be read."""
     folder = Path(folder)
     page = render_study(read_study(folder) if study is None else json.loads(json.dumps(study)))
-    out = Path(out) if out is not None else folder / "report.html"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise StateError(f"{out}: cannot be written: {e.strerror or e}.") from e
-    write_whole(out, lambda file: file.write(page.encode()))
-    return out
+    return write_page(page, Path(out) if out is not None else folder / "report.html")
 
 
 def read_study(folder: Path) -> Record:
@@ -62,17 +55,9 @@ def read_study(folder: Path) -> Record:
 
 
 def render_study(study: Record) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("flantune.reports", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    styles = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "study.css")]
-    return environment.get_template("study.html.j2").render(
+    return page_template("study.html.j2").render(
         study=study,
-        css=Markup("\n".join(styles)),
+        css=page_styles("page.css", "study.css"),
         groups=_panel_groups(study["panels"]),
         tables=_table_groups(study["tables"]),
         missing=MISSING,

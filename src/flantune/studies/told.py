@@ -190,7 +190,7 @@ def tables_about(results: Sequence[PointResult]) -> tuple[Table, ...]:
         ]
         told = r.wall_seconds if first else None  # a place of the grid that another one's run serves costs nothing
         cost.append((where, r.name, r.steps, r.tokens, r.flops, r.seconds if first else None, told))
-    tables = [
+    tables = (
         Table(
             title="What each mixture was made of",
             group="Mixtures",
@@ -208,30 +208,22 @@ def tables_about(results: Sequence[PointResult]) -> tuple[Table, ...]:
             note="Tokens without padding. In all: rows, training and evaluation, of every attempt that was not killed. "
             "A run that serves several places of the grid is timed once.",
         ),
-    ]
-    if failed:
-        tables.append(
-            Table(
-                title="Points that failed",
-                group="Failed",
-                columns=("point", "folder", "reason"),
-                kinds=("text", "text", "text"),
-                rows=tuple(failed),
-                note="The same command tries them again.",
-            )
-        )
-    if missing:
-        tables.append(
-            Table(
-                title="Points that are missing",
-                group="Missing",
-                columns=("point", "folder", "where it is"),
-                kinds=("text", "text", "text"),
-                rows=tuple(missing),
-                note="The study was stopped before they were done. The same command goes on with them.",
-            )
-        )
+        _named("Points that failed", "Failed", "reason", failed, "The same command tries them again."),
+        _named(
+            "Points that are missing",
+            "Missing",
+            "where it is",
+            missing,
+            "The study was stopped before they were done. The same command goes on with them.",
+        ),
+    )
     return tuple(table for table in tables if table.rows)
+
+
+def _named(title: str, group: str, why: str, rows: Sequence[tuple[str, str, str]], note: str) -> Table:
+    """Points that say nothing, and why."""
+    columns = ("point", "folder", why)
+    return Table(title=title, group=group, columns=columns, kinds=("text", "text", "text"), rows=tuple(rows), note=note)
 
 
 def told_labels(labels: Mapping[str, Label]) -> str:
