@@ -113,6 +113,15 @@ def training_arguments(
     return asked
 
 
+def peer_precision() -> str:
+    """What the other side is measured in: bf16 where this CPU has instructions for it, whatever their speed. Elsewhere
+    torch emulates it, and a step takes minutes: there nobody would train in it, and float32 is the peer."""
+    import torch
+
+    flags = torch.cpu.get_capabilities()
+    return "bf16" if any(flags.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16")) else "fp32"
+
+
 def peak_memory() -> int:
     """Bytes this process has held at most. Not getrusage: its figure is handed down from the parent."""
     status = Path("/proc/self/status").read_text()

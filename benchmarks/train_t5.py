@@ -4,10 +4,10 @@
 
 Real examples of the paper's mixture. Useful tokens are inputs and targets that are no padding. Ours: packed at
 1,024/256, in the precision that flantune chooses here. Theirs: the same weights, dropout, optimizer and number of
-examples to a step, bf16, batches grouped by length or random that have the mean lengths of an epoch's; grouped also in
-float32, which on a CPU without bf16 matrix units is the faster. Each side runs alone in a process of its own. Then
-ours again on the examples that fit 256, packed at 256 and at 2,048. Checked first: packed loss and gradient equal the
-stock model's on the same examples, padded.
+examples to a step, batches grouped by length, or random ones of 64 computed so many at a time; both have the mean
+lengths of an epoch's. In bf16 where the CPU has instructions for it, and in float32, which without bf16 matrix units
+is the faster. Each side runs alone in a process of its own. Then ours again on the examples that fit 256, packed at 256
+and at 2,048. Checked first: packed loss and gradient equal the stock model's on the same examples, padded.
 
 Needs accelerate and datasets beside flantune.
 """
@@ -29,6 +29,7 @@ from flan_rows import (
     in_child,
     packed_rows,
     peak_memory,
+    peer_precision,
     read_examples,
     training_arguments,
     write_examples,
@@ -39,6 +40,7 @@ from flantune.types import Encoded, Packed
 ROW = (1024, 256)
 SHORT, LONG = (256, 64), (2048, 512)
 TARGET = {"ratio": 1.3, "ratio_random": 8.0, "long_over_short": 1.15}
+RANDOM_BATCH = 64  # examples of a batch that is not grouped by length
 VOCABULARY, DROPOUT, RATE, Z_LOSS = 16_384, 0.1, 1e-4, 0.0
 SIZES = {
     "small": {"d_model": 512, "layers": 6, "heads": 8, "d_kv": 64, "d_ff": 2048, "activation": "relu"},  # T5-small's
@@ -55,17 +57,24 @@ def make_model(size: str) -> Any:
     return scratch_model("t5", shape, vocab_size=VOCABULARY, eos_id=1, pad_id=0, dropout=DROPOUT)
 
 
-def padded(examples: Sequence[Encoded]) -> dict[str, Any]:
-    """As transformers' DataCollatorForSeq2Seq pads: to the longest of the batch."""
+def padded(examples: Sequence[Encoded], lengths: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+    """As transformers' DataCollatorForSeq2Seq pads: to the longest of the batch, or to `lengths` where it is part of a
+    batch with longer ones."""
     import torch
+    from torch.nn import functional
     from torch.nn.utils.rnn import pad_sequence
 
-    def side(name: str, fill: int) -> torch.Tensor:
-        return pad_sequence([torch.from_numpy(getattr(e, name)).long() for e in examples], True, fill)
+    def side(rows: list[torch.Tensor], length: int, fill: int) -> torch.Tensor:
+        made = pad_sequence(rows, True, fill)
+        return functional.pad(made, (0, max(0, length - made.shape[1])), value=fill)
 
-    inputs = side("inputs", 0)
-    mask = pad_sequence([torch.ones(len(e.inputs), dtype=torch.long) for e in examples], True, 0)
-    return {"input_ids": inputs, "attention_mask": mask, "labels": side("targets", -100)}
+    inputs, targets = ([torch.from_numpy(getattr(e, n)).long() for e in examples] for n in ("inputs", "targets"))
+    mask = side([torch.ones_like(row) for row in inputs], lengths[0], 0)
+    return {
+        "input_ids": side(inputs, lengths[0], 0),
+        "attention_mask": mask,
+        "labels": side(targets, lengths[1], -100),
+    }
 
 
 def is_equal(size: str, examples: Sequence[Encoded]) -> bool:
@@ -128,30 +137,39 @@ def time_ours(size: str, rows: Sequence[Packed], lengths: tuple[int, int], batch
     }
 
 
-def fair_batches(examples: Sequence[Encoded], batch: int, steps: int, sampling: str) -> list[Encoded]:
-    """`steps` + 1 batches that stand for a whole epoch in transformers' own order (whose first batches, grouped by
-    length, are the longest): of many sets drawn at random the one whose useful tokens, padded tokens and squares of the
-    padded lengths are nearest to the epoch's means. The first batch, the epoch's middle one, warms up."""
+Part = tuple[list[Encoded], tuple[int, int]]  # examples that are computed together, and the lengths they are padded to
+
+
+def fair_parts(examples: Sequence[Encoded], part: int, steps: int, sampling: str) -> list[Part]:
+    """`steps` + 1 parts of batches that stand for a whole epoch in transformers' own order (whose first batches, where
+    they are grouped by length, are the longest): of many sets drawn at random the one whose useful tokens, padded
+    tokens and squares of the padded lengths are nearest to the epoch's means. The first, its middle one, warms up.
+
+    Grouped batches are one part each. Random ones are of RANDOM_BATCH examples, padded to the longest of them, and
+    computed part by part: the tokens are the same, and the memory one that this machine has."""
     import torch
     from transformers.trainer_pt_utils import get_length_grouped_indices
 
     torch.manual_seed(0)
     lengths = [len(e.inputs) for e in examples]
-    order = (
-        get_length_grouped_indices(lengths, batch) if sampling == "group_by_length" else torch.randperm(len(lengths))
-    )
-    epoch = [[examples[int(i)] for i in order[at : at + batch]] for at in range(0, len(order) - batch + 1, batch)]
-    measures = []
-    for b in epoch:
-        inputs, targets = max(len(e.inputs) for e in b), max(len(e.targets) for e in b)
-        useful = sum(len(e.inputs) + len(e.targets) for e in b)
-        measures.append((useful, batch * (inputs + targets), batch * inputs * inputs))
-    of_batch = np.array(measures, dtype=np.float64)
+    grouped = sampling == "group_by_length"
+    order = get_length_grouped_indices(lengths, part) if grouped else torch.randperm(len(lengths)).tolist()
+    size = part if grouped else RANDOM_BATCH // part * part
+    parts: list[Part] = []
+    for at in range(0, len(order) - size + 1, size):
+        batch = [examples[int(i)] for i in order[at : at + size]]
+        longest = max(len(e.inputs) for e in batch), max(len(e.targets) for e in batch)
+        parts += [(batch[i : i + part], longest) for i in range(0, size, part)]
+    measures = [
+        (sum(len(e.inputs) + len(e.targets) for e in own), part * sum(longest), part * longest[0] ** 2)
+        for own, longest in parts
+    ]
+    of_part = np.array(measures, dtype=np.float64)
     rng = np.random.default_rng(0)
-    sets = [rng.choice(len(epoch), steps, replace=False) for _ in range(5_000)]
-    off = [np.abs(of_batch[s].mean(0) / of_batch.mean(0) - 1).max() for s in sets]
-    middle = int(np.argsort(of_batch[:, 1])[len(epoch) // 2])
-    return [e for place in (middle, *sets[int(np.argmin(off))]) for e in epoch[place]]
+    sets = [rng.choice(len(parts), steps, replace=False) for _ in range(5_000)]
+    off = [np.abs(of_part[s].mean(0) / of_part.mean(0) - 1).max() for s in sets]
+    middle = int(np.argsort(of_part[:, 1])[len(parts) // 2])
+    return [parts[place] for place in (middle, *sets[int(np.argmin(off))])]
 
 
 def time_theirs(size: str, examples: Sequence[Encoded], batch: int, steps: int, sampling: str, bf16: bool) -> Any:
@@ -172,11 +190,11 @@ def time_theirs(size: str, examples: Sequence[Encoded], batch: int, steps: int, 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             ends.append((time.perf_counter(), time.process_time()))
 
-    examples = fair_batches(examples, batch, steps, sampling)
-    held = Dataset.from_dict({"place": range(len(examples))})
+    parts = iter(fair_parts(examples, batch, steps, sampling))
+    held = Dataset.from_dict({"place": range(batch * (steps + 1))})
 
     def collate(features: list[dict[str, int]]) -> Any:
-        made = padded([examples[f["place"]] for f in features])
+        made = padded(*next(parts))
         useful = int(made["attention_mask"].sum()) + int((made["labels"] != -100).sum())
         counts.append((useful, made["attention_mask"].numel() + made["labels"].numel()))
         return made
@@ -242,14 +260,9 @@ def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     options = ["--held", str(folder / "examples.npz"), "--batch", str(batch), "--size", asked.size]
     options += ["--rows", str(asked.rows), "--steps", str(asked.steps), "--threads", str(asked.threads)]
     figures: dict[str, Any] = {}
-    names = (
-        "ours",
-        "theirs-group_by_length-bf16",
-        "theirs-random-bf16",
-        "theirs-group_by_length-fp32",
-        "short",
-        "long",
-    )
+    precisions = tuple(dict.fromkeys((peer_precision(), "fp32")))
+    theirs = [f"theirs-{sampling}-{p}" for p in precisions for sampling in ("group_by_length", "random")]
+    names = ("ours", *theirs, "short", "long")
     for name in names:
         figures[name] = in_child(__file__, [*options, "--side", name])
         shown = figures[name]
@@ -258,16 +271,18 @@ def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
             f"{shown['precision']}, {shown['peak_memory'] / 1e9:.1f} GB",
             flush=True,
         )
-    return {"equal": equal, "examples_per_step": batch, "figures": figures}
+    return {"equal": equal, "examples_per_step": batch, "random_batch": RANDOM_BATCH, "figures": figures}
 
 
 def ratio(figures: dict[str, Any], unit: str) -> dict[str, float]:
     speed = {name: figure[unit] for name, figure in figures.items()}
+    peer = peer_precision()
     return {
-        "ratio": speed["ours"] / speed["theirs-group_by_length-bf16"],
-        "ratio_random": speed["ours"] / speed["theirs-random-bf16"],
+        "ratio": speed["ours"] / speed[f"theirs-group_by_length-{peer}"],
+        "ratio_random": speed["ours"] / speed[f"theirs-random-{peer}"],
         "long_over_short": speed["short"] / speed["long"],
         "ratio_float32": speed["ours"] / speed["theirs-group_by_length-fp32"],
+        "ratio_random_float32": speed["ours"] / speed["theirs-random-fp32"],
     }
 
 
@@ -289,6 +304,7 @@ def main() -> None:
         "target": TARGET,
         "reached": all(reached.values()),
         **found,
+        "peer_precision": peer_precision(),
         "threads": asked.threads,
         "size": asked.size,
     }
