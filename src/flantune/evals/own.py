@@ -47,6 +47,7 @@ from flantune.evals.grade_school import score_number
 from flantune.evals.math_answers import same_answer
 from flantune.evals.metrics import score_text
 from flantune.recipe import Section
+from flantune.stated import load_stated
 from flantune.templates.patterns import OPTIONS_SLOT, fill_text, slots
 from flantune.types import Item
 
@@ -218,7 +219,7 @@ def load_benchmark(file: Path) -> tuple[Benchmark, Path]:
     if file.suffix not in (".yaml", ".yml"):
         raise RecipeError(f"{file}: expected a benchmark in a .yaml or .py file.")
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raw = load_stated(file.read_text(encoding="utf-8"))
         spec = OwnSpec.model_validate(raw)
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise RecipeError(f"{file}: not YAML: {e}") from None

@@ -19,6 +19,7 @@ from flantune.recipe.mixture import MixtureSpec
 from flantune.recipe.model import ModelSpec
 from flantune.recipe.section import Section
 from flantune.recipe.training import PretrainSpec, TrainSpec
+from flantune.stated import load_stated
 
 
 class Recipe(Section):
@@ -58,7 +59,7 @@ def read_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
     """What a recipe's file says, with the overrides, unchecked. Raises RecipeError where it is no mapping in YAML."""
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = load_stated(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe. Ready ones are in recipes/.") from None
     except (OSError, UnicodeDecodeError) as e:

@@ -17,6 +17,7 @@ from flantune.errors import DataError, shorten
 from flantune.recipe import CollectionSpec
 from flantune.sources.reading import Draft, Record, TaskRows, examples_of, json_lines, text_of, texts_of
 from flantune.sources.rejects import BadRow, Rejects
+from flantune.stated import load_stated
 from flantune.types import FewShotLayout, Task, Template
 
 SUFFIX = ".task.yaml"
@@ -102,7 +103,7 @@ def read_keys(path: Path) -> TaskKeys:
         text = path.read_text(encoding="utf-8")
         if (depth := bracket_depth(text)) > MAX_DEPTH:
             raise DataError(str(path), field="file", expected=f"at most {MAX_DEPTH} brackets open at once", got=depth)
-        raw = yaml.safe_load(text)
+        raw = load_stated(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:  # ValueError: no UTF-8, or the 99th of a month
         raise DataError(str(path), field="file", expected="YAML in UTF-8", got=str(e)) from None
     if not isinstance(raw, dict):
