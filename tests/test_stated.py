@@ -39,7 +39,7 @@ def test_what_states_each_key_once_is_read_as_pyyaml_reads_it(value: object):
     ],
 )
 def test_a_key_stated_twice_is_named_with_both_places(text: str, line: int):
-    with pytest.raises(yaml.YAMLError, match=rf"is stated here(?s:.)*and again here(?s:.)*line {line}, column"):
+    with pytest.raises(yaml.YAMLError, match=rf"the first is here(?s:.)*a second time here(?s:.)*line {line}, column"):
         load_stated(text)
 
 
@@ -54,5 +54,5 @@ def test_recipes_tasks_and_benchmarks_are_refused_with_the_file_and_the_line(tmp
         file.write_text("name: a\nname: b\n")
     for read, error in ((load_recipe, RecipeError), (read_keys, DataError), (load_benchmark, RecipeError)):
         file = {load_recipe: recipe, read_keys: task, load_benchmark: benchmark}[read]
-        with pytest.raises(error, match=rf"{file.name}(?s:.)*'name' is stated here"):
+        with pytest.raises(error, match=rf"{file.name}(?s:.)*'name' is stated a second time"):
             read(file)

@@ -26,7 +26,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
         key = loader.construct_object(key_node)
         if key in first:
             raise yaml.constructor.ConstructorError(
-                f"key '{key}' is stated here", first[key], "and again here; leave one of them", key_node.start_mark
+                "the first is here", first[key], f"key '{key}' is stated a second time here", key_node.start_mark
             )
         first[key] = key_node.start_mark
     return loader.construct_mapping(node, deep=True)

@@ -104,6 +104,9 @@ def read_keys(path: Path) -> TaskKeys:
         if (depth := bracket_depth(text)) > MAX_DEPTH:
             raise DataError(str(path), field="file", expected=f"at most {MAX_DEPTH} brackets open at once", got=depth)
         raw = load_stated(text)
+    except yaml.MarkedYAMLError as e:
+        where = f"{path}:{e.problem_mark.line + 1}" if e.problem_mark else str(path)
+        raise DataError(where, field="file", expected="YAML", got=e.problem or str(e)) from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:  # ValueError: no UTF-8, or the 99th of a month
         raise DataError(str(path), field="file", expected="YAML in UTF-8", got=str(e)) from None
     if not isinstance(raw, dict):
