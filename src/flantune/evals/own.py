@@ -4,6 +4,7 @@
     items: {test: ponds.csv}          # CSV with a header, TSV, JSON lines or a JSON list; paths beside this file
     exemplars: ponds_dev.csv
     options: [a, b, c]                # columns; or one column that holds a list
+    answers: letter                   # what is answered and scored: the letter of an option, or its own text
     answer: key                       # column: a letter, by `answer_is` an index from 0 or the option's text
     instruction: Questions about ponds.
     prompt: {direct: "Q: {question}\\n{options_}\\nA:", cot: "Q: {question}\\n{options_}\\nA: Think first."}
@@ -79,6 +80,9 @@ class OwnSpec(Section):
     answer: str = Field("answer", description="column")
     answer_is: Literal["letter", "index", "text"] = Field("letter", description="where there are options")
     options: str | tuple[str, ...] | None = None
+    answers: Literal["letter", "text"] = Field(
+        "letter", description="where there are options: what is answered, the letter of one or its own text"
+    )
     choose: bool = Field(True, description="direct mode: options are scored by log-probability, not generated")
     instruction: str = ""
     separator: str = "\n\n"
@@ -138,7 +142,7 @@ class OwnBenchmark(FileBenchmark):
             asked=self._worded(spec, row, where, mode, options),
             references=tuple(answer),
             choices=options,
-            options=tuple(f" {name}" for name in LETTERS[: len(options)]) if choose else None,
+            options=tuple(f" {name}" for name in _names(spec, options)) if choose else None,
         )
 
     def _shot(self, spec: OwnSpec, row: Mapping[str, Any], where: str, mode: str) -> Shot:
@@ -177,11 +181,13 @@ class OwnBenchmark(FileBenchmark):
             text = letters[int(text)] if text.isdigit() and int(text) < len(letters) else text
         elif spec.answer_is == "text":
             text = next((n for n, o in zip(letters, options, strict=True) if o.strip() == text), text)
-        return [answer_key(text, letters, where)]
+        key = answer_key(text, letters, where)
+        return [_names(spec, options)[letters.index(key)]]
 
     def extract(self, item: Item, output: str, reading: Reading = "default") -> Extraction:
         spec = _given(self.spec)
-        how, loose = spec.read or ("letter" if spec.options else "line"), reading == "loose"
+        by_letter = spec.options and spec.answers == "letter"
+        how, loose = spec.read or ("letter" if by_letter else "line"), reading == "loose"
         if isinstance(how, PatternReading):
             found = re.findall(how.pattern, output)
             first = (found[-1] if isinstance(found[-1], str) else found[-1][0]).strip() if found else ""
@@ -209,6 +215,11 @@ class OwnBenchmark(FileBenchmark):
         if how in ("exact_match", "rouge_l"):
             return score_text("rouge_l" if how == "rouge_l" else "exact_match", extraction.answer, item.references)
         return score_equal(item, extraction)
+
+
+def _names(spec: OwnSpec, options: tuple[str, ...]) -> tuple[str, ...]:
+    """What an answer calls each option."""
+    return LETTERS[: len(options)] if spec.answers == "letter" else tuple(o.strip() for o in options)
 
 
 def load_benchmark(file: Path) -> tuple[Benchmark, Path]:
