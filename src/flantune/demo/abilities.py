@@ -3,10 +3,10 @@
 Three abilities the embedded bases have from prose: facts (knowledge), facts in Chinese (multilingual), going on with a
 list whose relation nobody names (in-context learning). Their held-out items are asked as prose goes on, so that a base
 can answer. Three others no prose teaches: reasoning in two written steps, replies in a conversation, running small
-programs. Every ability has training tasks and held-out items. Facts are held in a wording that no task has: training on
-them as questions can keep them, or not. Lists and reasoning are asked of subjects, replies of pairs of a person and a
-thing, and programs of words that no row of theirs has, in wordings that are trained, since a small model's few hundred
-steps do not teach it other people's words too.
+programs. Every ability has training tasks and held-out items. Facts are held in a wording that no task has: training
+on them as questions can keep them, or not. Lists and reasoning are asked of subjects, and replies of pairs of a person
+and a thing, that no row of theirs has, and programs are none of the rows', in wordings that are trained, since a small
+model's few hundred steps do not teach it other people's words too.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ _SHOWN = 4  # pairs of a list before the one asked for
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A held-out item: the prompt's whole text, and the answer. `thinking`: the prompt that asks for reasons too."""
+    """A held-out item: the prompt's whole text, and the answer. `thinking`: the prompt that asks for reasons too.
+    `options`: texts that are scored as its continuation, the answer among them; without, it is written."""
 
     task: str
     prompt: str
     answer: str
     thinking: str | None = None
+    options: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,15 +139,26 @@ def _fact_rows(found: Sequence[Relation], count: int, rng: random.Random) -> dic
     return dict(sorted(rows.items()))
 
 
-def _fact_items(found: Sequence[Relation], asked: Sequence[str], rng: random.Random) -> tuple[Asked, ...]:
-    """Each fact in each of the wordings."""
+def _fact_items(
+    found: Sequence[Relation], asked: Sequence[str], rng: random.Random, others: int = 0
+) -> tuple[Asked, ...]:
+    """Each fact in each of the wordings; with so many other values of its relation to choose from, if any."""
     held = [
-        Asked(r.category, ask.format(x=x, phrase=r.phrase, kind=r.kind), y)
+        Asked(r.category, ask.format(x=x, phrase=r.phrase, kind=r.kind), y, options=_options(r, x, y, others))
         for r in found
         for x, y in _split(r)[1]
         for ask in asked
     ]
     return tuple(rng.sample(held, min(ITEMS, len(held))))
+
+
+def _options(relation: Relation, x: str, y: str, others: int) -> tuple[str, ...] | None:
+    values = sorted({v for _, v in relation.pairs} - {y})
+    if not others:
+        return None
+    rng = keyed(0, "options", relation.name, x)
+    listed = [y, *rng.sample(values, min(others, len(values)))]
+    return tuple(rng.sample(listed, len(listed)))
 
 
 def _knowledge(seed: int) -> Ability:
@@ -159,10 +172,12 @@ def _knowledge(seed: int) -> Ability:
 
 
 def _multilingual(seed: int) -> Ability:
+    """Asked as a choice among values of the same relation. Written, these answers tell of another thing: prose goes on
+    in Chinese without a blank, answers of tasks begin with one, and a tuned model loses the first token to that."""
     found, rng = [r for r in relations() if r.language == "zh"], keyed(seed, "ability", MULTILINGUAL)
     rows = _fact_rows(found, ROWS[MULTILINGUAL], rng)
     skills = [_skill(f"zh_{name}", MULTILINGUAL, own, _FACT_WORDINGS_ZH, "zh") for name, own in rows.items()]
-    items = _fact_items(found, ("{x}的{phrase}是", "{kind}{x}的{phrase}是"), rng)
+    items = _fact_items(found, ("{x}的{phrase}是", "{kind}{x}的{phrase}是"), rng, others=3)
     return Ability(
         name=MULTILINGUAL, label="multilingual", skills=tuple(skills), items=items, pattern=_WORD, max_new_tokens=16
     )
@@ -325,18 +340,20 @@ _PROGRAMS: dict[str, Callable[[list[str]], list[str]]] = {
 }
 
 
+_CODE_WORDS = 24  # of all programs: to copy words it never wrote is beyond a model of this size
+
+
 def _code(seed: int) -> Ability:
     """A program of a small list language, and what it gives."""
     rng = keyed(seed, "ability", CODE)
-    words = small_words()
-    held = {w for w in words if is_held_out(w, CODE)}
+    words = rng.sample(small_words(), _CODE_WORDS)
     wordings = ("Run {program}", "{program}\nOutput:", "What does {program} return?", "Program: {program}\nResult:")
     skills, items = [], []
     for name in _PROGRAMS:
-        free, count = [w for w in words if w not in held], ROWS[CODE] // len(_PROGRAMS)
-        skills.append(_skill(f"run_{name}", CODE, _distinct(count, partial(_program, name, free, rng)), wordings))
-        for r in _distinct(ITEMS // len(_PROGRAMS), partial(_program, name, sorted(held), rng)):
-            items.append(Asked(name, f"{r.fields['program']}\nOutput:", r.answer))
+        trained, asked = ROWS[CODE] // len(_PROGRAMS), ITEMS // len(_PROGRAMS)
+        made = _distinct(trained + asked, partial(_program, name, words, rng))
+        skills.append(_skill(f"run_{name}", CODE, made[:trained], wordings))
+        items += [Asked(name, f"{r.fields['program']}\nOutput:", r.answer) for r in made[trained:]]
     return Ability(name=CODE, label="code", skills=tuple(skills), items=tuple(items), pattern=_LINE, max_new_tokens=28)
 
 

@@ -89,6 +89,8 @@ def write_abilities(folder: Path, seed: int = 0) -> Path:
             "stop": ["\n"],
             "ability": ability.label,
         }
+        if ability.items[0].options:
+            benchmark |= {"options": "options", "answers": "text", "answer_is": "text"}
         content[f"{ability.name}.yaml"] = _yaml(benchmark)
     return _write_folder(folder, content)
 
