@@ -129,7 +129,9 @@ class TestSearch:
 
     def test_it_finds_the_order_that_one_mixture_cannot_have(self):
         tried = self.tried(24)
-        choice = best_mixture(fit_surfaces(tried, self.GOAL), self.GOAL, self.bounds(), tried=tried, caution=0.0)
+        choice = best_mixture(
+            fit_surfaces(tried, self.GOAL, self.bounds()), self.GOAL, self.bounds(), tried=tried, caution=0.0
+        )
         early, late = choice.weights[:2], choice.weights[2:]
         assert late[0] > early[0] + 0.2
         constant = [self.response(np.array([x, 1 - x] * 2)) for x in np.linspace(0.01, 0.99, 99)]

@@ -10,10 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flantune.errors import RecipeError
-from flantune.studies.balance_intervals import Change, change_of, crossed, kept_all, mean_change
+from flantune.studies.balance_intervals import (
+    Change,
+    change_of,
+    crossed,
+    error_of_items,
+    kept_all,
+    mean_change,
+)
 from flantune.studies.balance_limits import Limits, Source, spread_weights
 from flantune.studies.balance_search import Goal, Tried, best_mixture, fit_surfaces, pareto, propose
-from flantune.studies.surface import fit_surface
+from flantune.studies.surface import SHARE_FLOOR, fit_surface
 
 NAMES = ("facts", "lists", "talk", "code")
 GOAL = Goal(targets={"talk": 1.0, "code": 1.0}, guards={"facts": 0.05, "lists": 0.05})
@@ -54,7 +61,7 @@ class TestSearch:
         for _ in range(5):
             mixture = propose(tried, GOAL, limits(), 1)
             tried += tried_at(mixture[None, :], 0.01, len(tried))
-        choice = best_mixture(fit_surfaces(tried, GOAL), GOAL, limits(), tried=tried)
+        choice = best_mixture(fit_surfaces(tried, GOAL, limits()), GOAL, limits(), tried=tried)
         true = response(choice.weights)
         assert choice.possible == "yes"
         assert GOAL.gain(true) >= 0.95 * known_best()
@@ -76,28 +83,100 @@ class TestSearch:
 
     def test_where_no_mixture_keeps_the_guards_it_says_so(self):
         tried = tried_at(spread_weights(16, 4, 2), 0.005, 2, hopeless=True)
-        assert best_mixture(fit_surfaces(tried, GOAL), GOAL, limits(), tried=tried).possible == "no"
+        assert best_mixture(fit_surfaces(tried, GOAL, limits()), GOAL, limits(), tried=tried).possible == "no"
 
     def test_guards_that_nothing_threatens_leave_the_best_to_the_targets(self):
         goal = replace(GOAL, guards={"facts": 1.0})
         tried = tried_at(spread_weights(16, 4, 2), 0.005, 2)
-        weights = best_mixture(fit_surfaces(tried, goal), goal, limits(), tried=tried).weights
+        weights = best_mixture(fit_surfaces(tried, goal, limits()), goal, limits(), tried=tried).weights
         assert weights[2] + weights[3] > 0.8
 
-    def test_offsets_of_full_runs_move_the_choice(self):
+    def test_full_runs_move_the_choice(self):
         tried = tried_at(spread_weights(16, 4, 2), 0.005, 2)
-        before = best_mixture(fit_surfaces(tried, GOAL), GOAL, limits(), tried=tried)
-        after = best_mixture(fit_surfaces(tried, GOAL, {"facts": -0.05}), GOAL, limits(), tried=tried)
+        before = best_mixture(fit_surfaces(tried, GOAL, limits()), GOAL, limits(), tried=tried)
+        [full] = tried_at(before.weights[None, :], 0.0, 0)
+        lower = Tried(full.weights, {**full.changes, "facts": full.changes["facts"] - 0.05})
+        after = best_mixture(fit_surfaces(tried, GOAL, limits(), [lower]), GOAL, limits(), tried=tried)
         assert after.weights[0] > before.weights[0] + 0.02
 
+    def test_a_mixture_that_did_well_in_full_is_taken_where_small_runs_mislead(self):
+        """In full, talk needs its source less than small runs show, and code more."""
+
+        def in_full(w: np.ndarray) -> dict[str, float]:
+            own = 1 - np.exp(-np.array([20.0, 3.0]) * w[2:])
+            return {**response(w), "talk": 0.8 * own[0], "code": 0.9 * own[1]}
+
+        tried = tried_at(spread_weights(12, 4, 3), 0.005, 3)
+        full: list[Tried] = []
+        for _ in range(4):
+            weights = best_mixture(
+                fit_surfaces(tried, GOAL, limits(), full), GOAL, limits(), tried=tried, apart=full
+            ).weights
+            full.append(Tried(tuple(map(float, weights)), in_full(weights)))
+        choice = best_mixture(fit_surfaces(tried, GOAL, limits(), full), GOAL, limits(), tried=[*tried, *full])
+        kept = [GOAL.gain(t.changes) for t in full if GOAL.slack(t.changes) >= 0]
+        assert GOAL.gain(in_full(choice.weights)) > max(kept) - 0.01
+        assert GOAL.gain(in_full(choice.weights)) > GOAL.gain(in_full(np.array(full[0].weights)))
+
+    def test_wide_intervals_cost_some_of_the_gain_and_not_all(self):
+        tried = tried_at(spread_weights(16, 4, 2), 0.005, 2)
+        room = {"facts": 0.12, "lists": 0.12}
+        choice = best_mixture(fit_surfaces(tried, GOAL, limits()), GOAL, limits(), tried=tried, room=room)
+        true = response(choice.weights)
+        assert GOAL.slack(true) >= 0.05 and 0.4 * known_best() < GOAL.gain(true) < 0.95 * known_best()
+
+    def test_the_next_full_run_is_none_of_those_before(self):
+        tried = tried_at(spread_weights(16, 4, 2), 0.005, 2)
+        [full] = tried_at(
+            best_mixture(fit_surfaces(tried, GOAL, limits()), GOAL, limits(), tried=tried).weights[None, :], 0.0, 0
+        )
+        surfaces = fit_surfaces(tried, GOAL, limits(), [full])
+        again = best_mixture(surfaces, GOAL, limits(), tried=[*tried, full])
+        other = best_mixture(surfaces, GOAL, limits(), tried=[*tried, full], apart=[full])
+        assert np.abs(again.weights - full.weights).sum() / 2 < 0.1
+        assert np.abs(other.weights - full.weights).sum() / 2 > 0.03
+
     def test_room_for_the_confirmations_interval_makes_the_choice_safer(self):
-        surfaces = fit_surfaces(tried_at(spread_weights(16, 4, 2), 0.005, 2), GOAL)
+        surfaces = fit_surfaces(tried_at(spread_weights(16, 4, 2), 0.005, 2), GOAL, limits())
         near = best_mixture(surfaces, GOAL, limits())
         safe = best_mixture(surfaces, GOAL, limits(), room={"facts": 0.04, "lists": 0.04})
         assert GOAL.slack(response(safe.weights)) > GOAL.slack(response(near.weights)) + 0.02
 
 
 class TestSurface:
+    def test_full_runs_tell_the_level_however_far_it_lies_and_their_own_neighbourhood(self):
+        w = spread_weights(24, 3, 0)
+        small = 0.1 * np.log(w + 0.01).sum(axis=1) + np.random.default_rng(0).normal(0, 0.01, 24)
+        level, bump = 3.0, 0.02
+        full = small[:4] + level + np.array([bump, 0.0, 0.0, 0.0])
+        surface = fit_surface(w, small, w[:4], full)
+        mean, doubt = surface.predict(w)
+        assert np.abs(mean - small - level).max() < 0.05
+        assert mean[0] - fit_surface(w, small, w[:4], small[:4] + level).predict(w[:1])[0][0] > bump / 3
+        assert doubt[:4].max() < np.median(doubt[4:])  # little where it was seen in full
+
+    def test_surfaces_corrected_by_full_runs_are_the_joint_gaussian_process(self):
+        """Against the posterior written out: covariance of small and full runs in one matrix, no Cholesky."""
+        w, rng = spread_weights(9, 3, 5), np.random.default_rng(5)
+        y, full = rng.normal(size=6), rng.normal(size=3)
+        surface = fit_surface(w[:6], y, w[6:], full)
+        logs = np.log(w + SHARE_FLOOR)
+        x = (logs - logs[:6].mean(axis=0)) / logs[:6].std(axis=0)
+
+        def smooth(length: float) -> np.ndarray:
+            return np.exp(-((x[:, None] - x[None]) ** 2).sum(axis=2) / (2 * 3 * length**2))
+
+        kernels = {
+            "linear": lambda: x @ x.T / 3,
+            "quadratic": lambda: ((1 + x @ x.T / 3) ** 2 - 1) / 3,
+            "smooth": lambda: smooth(surface._length),
+        }
+        prior = surface._ratio * kernels[surface.fit.kind]() + 10.0
+        prior[6:, 6:] += 1e6 + 4.0 * smooth(1.0)[6:, 6:]
+        noisy = prior + np.eye(9)
+        expected = y.mean() + prior[6:] @ np.linalg.solve(noisy, np.r_[y, full] - y.mean())
+        np.testing.assert_allclose(surface.predict(w[6:])[0], expected, atol=1e-6)
+
     def test_a_response_linear_in_the_logarithms_is_found_exactly(self):
         w = spread_weights(24, 3, 0)
         y = np.log(w + 0.01) @ np.array([0.1, -0.2, 0.05])
@@ -189,6 +268,16 @@ class TestLimits:
 
 
 class TestIntervals:
+    def test_the_error_of_items_is_what_the_interval_has_without_its_seeds(self):
+        """Seeds that agree leave the items' part alone: 1.96 standard errors of the items' means."""
+        rng = np.random.default_rng(4)
+        change = rng.normal(size=80)
+        before = {"t": {("s", str(i)): 0.0 for i in range(80)}}
+        after = [{"t": {("s", str(i)): float(change[i]) for i in range(80)}}] * 3
+        expected = 1.96 * change.std(ddof=1) / np.sqrt(80)
+        assert error_of_items(before, after) == pytest.approx(expected)
+        assert change_of(before, after).error == pytest.approx(expected, rel=0.02)
+
     def test_coverage_over_seeds_and_items_is_what_it_says(self):
         rng = np.random.default_rng(0)
         hits = 0

@@ -2,7 +2,7 @@
 
     design     small runs of mixtures spread over the simplex, the baselines' among them
     search     small runs of mixtures a constrained Bayesian search proposes
-    trial      full runs of the best mixture so far; what they show beyond the surfaces' word corrects the surfaces
+    trial      full runs of the best mixtures so far, which correct the surfaces
     confirm    full runs of the mixture taken, and of each baseline, with seeds that nothing was chosen on
 
 Every run is a point of the studies' root: what is done is not done again, and the same command goes on from wherever
@@ -26,6 +26,7 @@ from flantune.studies.balance_intervals import (
     Scores,
     ability_scores,
     change_of,
+    error_of_items,
     kept_all,
     mean_change,
     mean_score,
@@ -176,23 +177,20 @@ class _Study:
                 mixture = propose(tried, self.goal, self.limits, self.spec.search_seed)
                 proposed.append(mixture)
                 # The next proposal of the round sees what is expected of this one.
-                means, _ = fit_surfaces(tried, self.goal).predict(mixture[None, :])
+                means, _ = fit_surfaces(tried, self.goal, self.limits).predict(mixture[None, :])
                 tried = [*tried, Tried(tuple(map(float, mixture)), {a: float(m[0]) for a, m in means.items()})]
             self._small("search", proposed)
             left -= len(proposed)
 
     def trials(self) -> Choice:
         """The mixture to confirm, after full runs of the best ones so far."""
-        choice = self._choose({})
         for number in range(self.spec.trials):
-            run = self._runs("trial", [(f"trial {number + 1}", choice.weights)], [self.spec.search_seed], small=False)[
-                0
-            ]
+            weights = self._choose(self._full()).weights
+            run = self._runs("trial", [(f"trial {number + 1}", weights)], [self.spec.search_seed], small=False)[0]
             if not run.changes:
                 self.notes.append(f"trial {number + 1} failed: {run.result.reason}")
                 break
-            choice = self._choose(self._offsets())
-        return choice
+        return self._choose()
 
     def confirm(self, choice: Choice) -> Outcome:
         mixtures = [(FOUND, choice.weights), *self.baselines.items()]
@@ -211,7 +209,7 @@ class _Study:
             limits=self.limits,
             base={a: mean_score(s) for a, s in self.base.items()},
             runs=self.runs,
-            fits={a: s.fit for a, s in fit_surfaces(self._tried(), self.goal).by_ability.items()},
+            fits={a: s.fit for a, s in fit_surfaces(self._tried(), self.goal, self.limits).by_ability.items()},
             choice=choice,
             confirmed=confirmed,
             verdict=verdict_of(confirmed[0], choice),
@@ -274,33 +272,33 @@ class _Study:
 
     # ---- choices ---------------------------------------------------------------------------------------------------
 
-    def _offsets(self) -> dict[str, float]:
-        """What full runs came to beyond what the surfaces say of their mixtures, in the mean of the trials."""
-        full = [r for r in self.runs if r.stage == "trial" and r.changes]
-        surfaces = fit_surfaces(self._tried(), self.goal)
-        means, _ = surfaces.predict(np.array([r.weights for r in full]))
-        return {a: float(np.mean([r.changes[a].mean for r in full] - means[a])) for a in self.goal.abilities}
+    def _full(self) -> list[Tried]:
+        """Of the trials that ended well."""
+        return [r.tried for r in self.runs if r.stage == "trial" and r.changes]
 
-    def _choose(self, offsets: Mapping[str, float]) -> Choice:
-        tried = self._tried()
-        surfaces = fit_surfaces(tried, self.goal, offsets)
+    def _choose(self, apart: Sequence[Tried] = ()) -> Choice:
+        tried, full = self._tried(), self._full()
+        surfaces = fit_surfaces(tried, self.goal, self.limits, full)
         return best_mixture(
             surfaces,
             self.goal,
             self.limits,
             room=self._room(surfaces),
-            tried=tried,
+            tried=[*tried, *full],
+            apart=apart,
             seed=self.spec.search_seed,
             caution=self.spec.caution,
         )
 
     def _room(self, surfaces: Surfaces) -> dict[str, float]:
-        """By guard, half the interval that its confirmation is expected to have: items as in the small runs, and
-        seeds that vary as runs do around the surface."""
+        """By guard, half the interval that its confirmation is expected to have: items as in as many of the last runs,
+        and seeds that vary as runs do around the surface."""
+        seeds = len(self.balance.seeds)
+        last = [self._scores[r.result.name] for r in self.runs if r.changes][-seeds:]
         room = {}
         for ability in self.goal.guards:
-            of_items = np.median([r.changes[ability].error for r in self.runs if r.changes])
-            of_seeds = 1.96 * surfaces.by_ability[ability].fit.noise / np.sqrt(len(self.balance.seeds))
+            of_items = error_of_items(self.base[ability], [scores[ability] for scores in last])
+            of_seeds = 1.96 * surfaces.by_ability[ability].fit.noise / np.sqrt(seeds)
             room[ability] = float(np.hypot(of_items, of_seeds))
         return room
 

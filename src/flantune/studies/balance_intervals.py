@@ -103,6 +103,18 @@ def mean_change(sides: Sequence[tuple[Before, Sequence[Scores], float]]) -> Chan
     return crossed(tables, shares)
 
 
+def error_of_items(before: Before, after: Sequence[Scores]) -> float:
+    """Of the mean change of so many runs, half the 95 % interval that comes of their items alone."""
+    tables = _tables(before, after)
+    return 1.96 * float(np.sqrt(_of_items(tables, [1 / len(tables)] * len(tables))))
+
+
+def _of_items(tables: Sequence[Floats], shares: Sequence[float]) -> float:
+    """Variance of the mean of the tables' means that comes of the items."""
+    parts = [w**2 * _variance(t.mean(axis=0)) / t.shape[1] for w, t in zip(shares, tables, strict=True)]
+    return max(float(sum(parts)), _LEAST_CHANGED / sum(t.shape[1] for t in tables) ** 2)
+
+
 def _tables(before: Before, after: Sequence[Scores]) -> list[Floats]:
     """Changes by task, (seeds, items)."""
     sides = [before] * len(after) if isinstance(before, dict) else list(before)
@@ -123,8 +135,7 @@ def crossed(tables: Sequence[Floats], shares: Sequence[float], level: float = LE
     seeds, items = len(tables[0]), sum(t.shape[1] for t in tables)
     by_seed = np.sum([w * t.mean(axis=1) for w, t in zip(shares, tables, strict=True)], axis=0)
     mean = float(by_seed.mean())
-    of_items = float(sum(w**2 * _variance(t.mean(axis=0)) / t.shape[1] for w, t in zip(shares, tables, strict=True)))
-    of_items = max(of_items, _LEAST_CHANGED / items**2)
+    of_items = _of_items(tables, shares)
     of_seeds = _variance(by_seed) / seeds
     parts = [(of_items, max(1, items - len(tables)))] + ([(of_seeds, seeds - 1)] if seeds > 1 else [])
     total = sum(v for v, _ in parts)

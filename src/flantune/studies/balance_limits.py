@@ -50,6 +50,13 @@ class Limits:
             counts = [slots / (w @ np.array(lengths)) for slots, lengths in zip(self.slots, sides, strict=True)]
         return np.asarray(np.minimum(*counts))
 
+    def exposed(self, weights: npt.ArrayLike) -> Floats:
+        """Examples that a run sees of each source, (..., k), in units of all that a uniform mixture's run draws. What a
+        model learns hangs on these rather than on shares: of short examples a run draws more."""
+        w = np.asarray(weights, dtype=np.float64)
+        k = len(self.sources)
+        return np.asarray(w * self.draws(w)[..., None] / self.draws(np.full(k, 1 / k)))
+
     def repeated(self, weights: npt.ArrayLike) -> Floats:
         """How often each source is seen, (..., k)."""
         w = np.asarray(weights, dtype=np.float64)

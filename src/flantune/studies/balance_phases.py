@@ -27,6 +27,12 @@ class PhasedLimits(Limits):
         """Examples of all phases together."""
         return np.asarray(self._draws_of_phases(self._parted(weights)).sum(axis=-1))
 
+    def exposed(self, weights: npt.ArrayLike) -> Floats:
+        """In units of all that a phase of a uniform mixture draws."""
+        w, k = self._parted(weights), len(self.sources)
+        seen = w * self._draws_of_phases(w)[..., None] / self._draws_of_phases(np.full((1, k), 1 / k))[0]
+        return np.asarray(seen.reshape(np.shape(weights)))
+
     def repeated(self, weights: npt.ArrayLike) -> Floats:
         w = self._parted(weights)
         seen = (w * self._draws_of_phases(w)[..., None]).sum(axis=-2)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from scipy import stats
 
 from flantune.errors import RecipeError
 from flantune.studies.balance_limits import Floats, Limits, spread_weights
@@ -62,23 +63,29 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Surfaces:
-    """A surface per ability. `offsets`: what full runs showed beyond what the small runs' surfaces expected."""
+    """A surface per ability, of small runs or, where there were any, of full ones."""
 
     by_ability: Mapping[str, Surface]
-    offsets: Mapping[str, float] = field(default_factory=dict)
+    limits: Limits
 
     def predict(self, weights: Floats) -> tuple[dict[str, Floats], dict[str, Floats]]:
-        means, doubts = {}, {}
+        """Mean change and its standard deviation at each of the mixtures, by ability."""
+        means, doubts, seen = {}, {}, self.limits.exposed(weights)
         for ability, surface in self.by_ability.items():
-            mean, doubts[ability] = surface.predict(weights)
-            means[ability] = mean + self.offsets.get(ability, 0.0)
+            means[ability], doubts[ability] = surface.predict(seen)
         return means, doubts
 
 
-def fit_surfaces(tried: Sequence[Tried], goal: Goal, offsets: Mapping[str, float] | None = None) -> Surfaces:
-    weights = np.array([t.weights for t in tried])
-    fitted = {a: fit_surface(weights, [t.changes[a] for t in tried]) for a in goal.abilities}
-    return Surfaces(by_ability=fitted, offsets=dict(offsets or {}))
+def fit_surfaces(tried: Sequence[Tried], goal: Goal, limits: Limits, full: Sequence[Tried] = ()) -> Surfaces:
+    """`tried`: small runs; `full`: full ones, which correct what small ones say. Surfaces are over the examples seen of
+    each source, `limits.exposed`."""
+    seen, seen_in_full = (limits.exposed([t.weights for t in runs]) if runs else np.empty(0) for runs in (tried, full))
+
+    def fitted(ability: str) -> Surface:
+        of_small, of_full = ([t.changes[ability] for t in runs] for runs in (tried, full))
+        return fit_surface(seen, of_small, seen_in_full, of_full)
+
+    return Surfaces(by_ability={a: fitted(a) for a in goal.abilities}, limits=limits)
 
 
 # ---- the next mixture to try ---------------------------------------------------------------------------------------
@@ -114,7 +121,7 @@ def propose(tried: Sequence[Tried], goal: Goal, limits: Limits, seed: int) -> Fl
     apart = [w for w in _candidates(limits, tried, seed + 7919 * len(tried)) if _far(w, tried, limits.phases)]
     if not apart:
         return found
-    means, doubts = fit_surfaces(tried, goal).predict(np.array(apart))
+    means, doubts = fit_surfaces(tried, goal, limits).predict(np.array(apart))
     optimistic = {a: means[a] + doubts[a] for a in means}
     return apart[_ranked(optimistic, goal)[0]]
 
@@ -152,32 +159,36 @@ def best_mixture(
     *,
     room: Mapping[str, float] | None = None,
     tried: Sequence[Tried] = (),
+    apart: Sequence[Tried] = (),
     seed: int = 0,
     caution: float = 1.0,
 ) -> Choice:
-    """The allowed mixture with the highest expected gain whose guards are expected to keep their tolerance after
-    `caution` standard deviations of the surface and `room`, by ability: half an interval of the runs that confirm it.
-
-    Where none does, the one that comes nearest.
+    """The allowed mixture with the most gain that is expected to be confirmed: its gain after `caution` standard
+    deviations, so that what was seen is preferred to what is only expected to be as good, times the probability that
+    every guard's interval then lies above its tolerance. `room` is half such an interval, by ability. It is none of
+    `apart`.
     """
-    found = _candidates(limits, tried, seed)
+    ranking = _Ranking(surfaces, goal, room or {}, caution)
+    first = found = _candidates(limits, tried, seed)
     for round in range(_ROUNDS):
-        kept = found[_order(surfaces, goal, found, room or {}, caution)[:_KEPT]]
+        kept = found[ranking.order(found)[:_KEPT]]
         steps = np.exp(np.random.default_rng([seed, round]).normal(0, 0.6 / 2**round, (24, kept.shape[1])))
         found = np.concatenate([kept, limits.nearest_all((kept[:, None, :] * steps).reshape(-1, kept.shape[1]))])
-    best = found[_order(surfaces, goal, found, room or {}, caution)[0]]
+    seen = np.concatenate([first, found])
+    order = ranking.order(seen)
+    best = seen[next((i for i in order if _far(seen[i], apart, limits.phases)), order[0])]
     means, doubts = surfaces.predict(best[None, :])
     expected, doubt = {a: float(m[0]) for a, m in means.items()}, {a: float(d[0]) for a, d in doubts.items()}
-    least = {a: expected[a] - caution * doubt[a] - (room or {}).get(a, 0.0) for a in expected}
+    least = {a: expected[a] - caution * doubt[a] - ranking.room.get(a, 0.0) for a in expected}
     possible: Literal["yes", "no", "undecided"] = "yes" if goal.slack(least) >= 0 else "undecided"
-    if possible == "undecided" and not _any_may_keep(
-        surfaces, goal, np.array([*_candidates(limits, tried, seed), *found])
-    ):
+    if possible == "undecided" and not _any_may_keep(surfaces, goal, seen):
         possible = "no"
     return Choice(weights=best, expected=expected, doubt=doubt, possible=possible)
 
 
 _ROUNDS, _KEPT, _SPREAD = 5, 16, 1024
+_GUARDS = 2.0  # how much a guard's probability weighs beside the gain: one that fell is worse than nothing gained
+_SURE = 1e-4  # a score difference: surer than that nothing is
 
 
 def _candidates(limits: Limits, tried: Sequence[Tried], seed: int) -> Floats:
@@ -189,17 +200,46 @@ def _candidates(limits: Limits, tried: Sequence[Tried], seed: int) -> Floats:
     return np.concatenate([known[limits.allowed(known)], limits.nearest_all(spread)])
 
 
-def _order(surfaces: Surfaces, goal: Goal, weights: Floats, room: Mapping[str, float], caution: float) -> list[int]:
-    means, doubts = surfaces.predict(weights)
-    safe = {a: means[a] - caution * doubts[a] - room.get(a, 0.0) for a in goal.guards}
-    return _ranked({**means, **safe}, goal)
+@dataclass(frozen=True, slots=True)
+class _Ranking:
+    """Which mixtures to prefer: those with the most gain that will be confirmed, the expected gain times the
+    square of the probability that every guard's interval will lie above its tolerance. So neither is bought at any
+    price."""
+
+    surfaces: Surfaces
+    goal: Goal
+    room: Mapping[str, float]
+    caution: float
+
+    def order(self, weights: Floats) -> list[int]:
+        """Places, best first."""
+        means, doubts = self.surfaces.predict(weights)
+        gain = _weighed(means, self.goal) - self.caution * self._doubt_of_gain(doubts)
+        kept: Floats = np.zeros(len(weights))  # logarithm of the probability
+        for guard, tolerance in self.goal.guards.items():
+            room = self.room.get(guard, 0.0)
+            # The confirmation's mean strays from the truth by a standard error, of which its half interval is 1.96.
+            strays = np.maximum(self.caution * np.hypot(doubts[guard], room / 1.96), _SURE)
+            kept += stats.norm.logcdf((means[guard] + tolerance - room) / strays)
+        # Without gain there is nothing to confirm; then the least loss, and the guards all the same.
+        worth = np.where(gain > 0, np.log(np.maximum(gain, 1e-12)), -1e6 + gain) + _GUARDS * kept
+        return [int(i) for i in np.argsort(-worth, kind="stable")]
+
+    def _doubt_of_gain(self, doubts: Mapping[str, Floats]) -> Floats:
+        parts = [(w * doubts[a]) ** 2 for a, w in self.goal.targets.items()]
+        return np.asarray(np.sqrt(np.sum(parts, axis=0)) / sum(self.goal.targets.values()))
+
+
+def _weighed(changes: Mapping[str, Floats], goal: Goal) -> Floats:
+    """The targets' mean."""
+    return np.asarray(sum(w * changes[a] for a, w in goal.targets.items()) / sum(goal.targets.values()))
 
 
 def _ranked(changes: Mapping[str, Floats], goal: Goal) -> list[int]:
     """Places of those that keep every guard by their gain, then of the others by how little they lack."""
-    gain = sum(w * changes[a] for a, w in goal.targets.items())
+    gain = _weighed(changes, goal)
     lack = -np.min([np.ones_like(gain), *(changes[a] + t for a, t in goal.guards.items())], axis=0)
-    return [int(i) for i in np.lexsort((-np.asarray(gain), np.maximum(lack, 0.0)))]
+    return [int(i) for i in np.lexsort((-gain, np.maximum(lack, 0.0)))]
 
 
 def _any_may_keep(surfaces: Surfaces, goal: Goal, weights: Floats) -> bool:

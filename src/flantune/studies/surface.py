@@ -4,6 +4,9 @@ RegMix (arXiv 2407.01492) fits what small runs scored by the weights they were t
 logarithms, since a share doubled is felt alike at 0.05 and at 0.4; the surface is the Gaussian process of one of three
 kernels (linear and quadratic, which are ridge regressions, and a smooth one), whichever errs least when every run is
 predicted from the others. That error has a closed form (Rasmussen and Williams 2006, 5.4.2), so nothing is refitted.
+
+A few full runs correct the surface: their scores are the small runs' surface, a level that only they know, and a smooth
+difference in shape (co-kriging after Kennedy and O'Hagan, Biometrika 2000). So near a full run its own score counts.
 """
 
 from __future__ import annotations
@@ -51,30 +54,45 @@ class Surface:
     centre: float
     _shift: Floats
     _scale: Floats
-    _features: Floats  # of the runs, (n, k)
+    _features: Floats  # of all runs, (n + f, k), the f full ones last
+    _full: int  # how many of them are full runs
     _dual: Floats  # C^-1 (y - centre)
     _factor: tuple[Floats, bool]  # Cholesky of C
     _length: float
     _ratio: float
 
     def predict(self, weights: npt.ArrayLike) -> tuple[Floats, Floats]:
-        """Mean score at each row of `weights` (m, k), and the standard deviation of that mean."""
-        asked = (_logs(np.atleast_2d(np.asarray(weights, dtype=np.float64))) - self._shift) / self._scale
+        """Mean score at each row of `weights` (m, k), and the standard deviation of that mean: of full runs where the
+        surface has any, else of small ones."""
+        logs = _logs(np.atleast_2d(np.asarray(weights, dtype=np.float64)))
+        asked = (logs - self._shift) / self._scale
         across = self._ratio * _kernel(self.fit.kind, asked, self._features, self._length) + _MEAN
         own = self._ratio * _diagonal(self.fit.kind, asked) + _MEAN
+        if self._full:
+            across[:, -self._full :] += _beyond(asked, self._features[-self._full :])
+            own += _LEVEL + _SHAPE
         explained = np.einsum("mn,nm->m", across, linalg.cho_solve(self._factor, across.T))
         variance = np.maximum(own - explained, 0.0) * self.fit.noise**2
         return self.centre + across @ self._dual, np.sqrt(variance)
 
 
-# Prior variance of the surface's level, in units of the noise: wide, since `centre` is only the runs' mean.
+# Prior variances in units of one run's noise. Of the surface's level: wide, since `centre` is only the runs' mean.
 _MEAN = 10.0
+# Of what full runs have beyond small ones: a level of any size, and a shape that differs by twice a run's noise.
+_LEVEL, _SHAPE = 1e6, 4.0
 
 
-def fit_surface(weights: npt.ArrayLike, scores: Sequence[float] | Floats) -> Surface:
-    """The kernel and its two constants that predict left-out runs best. `weights` (n, k), rows summing to 1.
+def fit_surface(
+    weights: npt.ArrayLike,
+    scores: Sequence[float] | Floats,
+    full_weights: npt.ArrayLike | None = None,
+    full_scores: Sequence[float] | Floats = (),
+) -> Surface:
+    """The kernel and its two constants that predict left-out small runs best. `weights` (n, k), or other
+    amounts of each source above 0; `full_weights` (f, k) and their scores are the full runs, if any, that the surface
+    is then of.
 
-    Raises ValueError for fewer than four runs.
+    Raises ValueError for fewer than four small runs.
     """
     shares, y = np.asarray(weights, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if shares.ndim != 2 or len(shares) != len(y) or len(y) < MIN_RUNS:
@@ -92,15 +110,22 @@ def fit_surface(weights: npt.ArrayLike, scores: Sequence[float] | Floats) -> Sur
             best = (error, kind, length, ratio)
     assert best is not None
     _, kind, length, ratio = best
+    fit = _told(kind, _covariance(kind, features, length, ratio), y, centre)
+    if full := len(full_scores):
+        full_features = (_logs(np.asarray(full_weights, dtype=np.float64)) - shift) / scale
+        features, y = np.concatenate([features, full_features]), np.concatenate([y, full_scores])
     covariance = _covariance(kind, features, length, ratio)
+    if full:
+        covariance[-full:, -full:] += _beyond(full_features, full_features)
     factor = linalg.cho_factor(covariance, lower=True)
     dual = linalg.cho_solve(factor, y - centre)
     return Surface(
-        fit=_told(kind, covariance, y, centre),
+        fit=fit,
         centre=centre,
         _shift=shift,
         _scale=scale,
         _features=features,
+        _full=full,
         _dual=dual,
         _factor=factor,
         _length=length,
@@ -149,6 +174,11 @@ def _left_out(covariance: Floats, y: Floats) -> tuple[Floats, Floats]:
 def _covariance(kind: Kind, features: Floats, length: float, ratio: float) -> Floats:
     """Of the scores, in units of one run's noise."""
     return ratio * _kernel(kind, features, features, length) + _MEAN + np.eye(len(features))
+
+
+def _beyond(a: Floats, b: Floats) -> Floats:
+    """Covariance of what full runs have beyond small ones."""
+    return _LEVEL + _SHAPE * _kernel("smooth", a, b, 1.0)
 
 
 def _kernel(kind: Kind, a: Floats, b: Floats, length: float) -> Floats:
