@@ -78,12 +78,14 @@ class Surfaces:
 
 def fit_surfaces(tried: Sequence[Tried], goal: Goal, limits: Limits, full: Sequence[Tried] = ()) -> Surfaces:
     """`tried`: small runs; `full`: full ones, which correct what small ones say. Surfaces are over the examples seen of
-    each source, `limits.exposed`."""
+    each source, `limits.exposed`; a source of an ability's name is its own."""
     seen, seen_in_full = (limits.exposed([t.weights for t in runs]) if runs else np.empty(0) for runs in (tried, full))
 
     def fitted(ability: str) -> Surface:
         of_small, of_full = ([t.changes[ability] for t in runs] for runs in (tried, full))
-        return fit_surface(seen, of_small, seen_in_full, of_full)
+        names = [source.name for source in limits.sources] * limits.phases
+        own = [place for place, name in enumerate(names) if name == ability]
+        return fit_surface(seen, of_small, seen_in_full, of_full, own)
 
     return Surfaces(by_ability={a: fitted(a) for a in goal.abilities}, limits=limits)
 
@@ -243,8 +245,11 @@ def _ranked(changes: Mapping[str, Floats], goal: Goal) -> list[int]:
 
 
 def _any_may_keep(surfaces: Surfaces, goal: Goal, weights: Floats) -> bool:
+    """With two standard deviations in its favour. A doubt wider than the spread of all runs there were is the kernel's
+    word on where nothing was run, and tells of no mixture that might keep the guards."""
     means, doubts = surfaces.predict(weights)
-    slack = np.min([means[a] + 2 * doubts[a] + t for a, t in goal.guards.items()], axis=0)
+    spread = {a: surfaces.by_ability[a].fit.spread for a in goal.guards}
+    slack = np.min([means[a] + 2 * np.minimum(doubts[a], spread[a]) + t for a, t in goal.guards.items()], axis=0)
     return bool((slack >= 0).any())
 
 

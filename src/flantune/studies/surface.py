@@ -25,6 +25,12 @@ Kind = Literal["linear", "quadratic", "smooth"]
 SHARE_FLOOR = 0.01  # shares well below it are told apart no more
 MIN_RUNS = 4
 _RATIOS = tuple(10.0 ** (e / 2) for e in range(-5, 8))  # variance of the surface to variance of one run's noise
+# Of fewer runs than two for each source and one, some surface always errs next to nothing, and would be believed to a
+# fraction of what another seed of the same mixture changes.
+_FEW_RATIO = 25.0
+_OTHERS = 0.3  # how much a source that is not an ability's own moves it beside one that is, where that errs less
+# A surface that bends goes further astray where nothing was run: it has to err less by more than chance.
+_BENDING: dict[Kind, float] = {"linear": 1.0, "quadratic": 1.15, "smooth": 1.1}
 _LENGTHS = (0.7, 1.0, 1.5, 2.2, 3.3, 5.0)  # of the smooth kernel, in standard deviations of the features
 
 
@@ -53,7 +59,7 @@ class Surface:
     fit: Fit
     centre: float
     _shift: Floats
-    _scale: Floats
+    _scale: Floats  # of each source; larger where it matters less
     _features: Floats  # of all runs, (n + f, k), the f full ones last
     _full: int  # how many of them are full runs
     _dual: Floats  # C^-1 (y - centre)
@@ -87,10 +93,11 @@ def fit_surface(
     scores: Sequence[float] | Floats,
     full_weights: npt.ArrayLike | None = None,
     full_scores: Sequence[float] | Floats = (),
+    own: Sequence[int] = (),
 ) -> Surface:
     """The kernel and its two constants that predict left-out small runs best. `weights` (n, k), or other
     amounts of each source above 0; `full_weights` (f, k) and their scores are the full runs, if any, that the surface
-    is then of.
+    is then of. `own`: sources that are meant for what is scored; the others may matter less.
 
     Raises ValueError for fewer than four small runs.
     """
@@ -100,16 +107,19 @@ def fit_surface(
     logs = _logs(shares)
     shift, scale = logs.mean(axis=0), logs.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
-    features = (logs - shift) / scale
     centre = float(y.mean())
-    best: tuple[float, Kind, float, float] | None = None
-    for kind, length, ratio in _choices():
-        left_out, _ = _left_out(_covariance(kind, features, length, ratio), y - centre)
-        error = float(np.sqrt(np.mean(left_out**2)))
-        if best is None or error < best[0] * (1 - 1e-9):
-            best = (error, kind, length, ratio)
+    best: tuple[float, Floats, Kind, float, float] | None = None
+    for relevance in _relevances(shares.shape[1], own):
+        features = relevance * (logs - shift) / scale
+        for kind, length, ratio in _choices(len(y), shares.shape[1]):
+            left_out, _ = _left_out(_covariance(kind, features, length, ratio), y - centre)
+            error = float(np.sqrt(np.mean(left_out**2))) * _BENDING[kind]
+            if best is None or error < best[0] * (1 - 1e-9):
+                best = (error, relevance, kind, length, ratio)
     assert best is not None
-    _, kind, length, ratio = best
+    _, relevance, kind, length, ratio = best
+    scale = scale / relevance
+    features = (logs - shift) / scale
     fit = _told(kind, _covariance(kind, features, length, ratio), y, centre)
     if full := len(full_scores):
         full_features = (_logs(np.asarray(full_weights, dtype=np.float64)) - shift) / scale
@@ -133,14 +143,24 @@ def fit_surface(
     )
 
 
-def _choices() -> Iterator[tuple[Kind, float, float]]:
+def _relevances(sources: int, own: Sequence[int]) -> Iterator[Floats]:
+    """All sources alike; and, where some are an ability's own, those before the others. Squares sum to the sources."""
+    yield np.ones(sources)
+    if 0 < len(own) < sources:
+        relevance = np.full(sources, _OTHERS)
+        relevance[list(own)] = 1.0
+        yield relevance / np.sqrt(np.mean(relevance**2))
+
+
+def _choices(runs: int, sources: int) -> Iterator[tuple[Kind, float, float]]:
     """Simple ones first: a surface that errs as little with a simpler kernel keeps that."""
-    for ratio in _RATIOS:
+    ratios = [r for r in _RATIOS if r <= _FEW_RATIO or runs >= 2 * (sources + 1)]
+    for ratio in ratios:
         yield "linear", 1.0, ratio
-    for ratio in _RATIOS:
+    for ratio in ratios:
         yield "quadratic", 1.0, ratio
     for length in _LENGTHS:
-        for ratio in _RATIOS:
+        for ratio in ratios:
             yield "smooth", length, ratio
 
 
