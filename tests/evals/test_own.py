@@ -62,6 +62,20 @@ def test_a_yaml_file_is_a_benchmark(ponds: Path):
     assert own_texts(benchmark, folder)[0].options == ("Duckweed", "Flint", "Sand")
 
 
+def test_options_may_be_answered_and_scored_by_their_own_text(ponds: Path):
+    text = PONDS.replace("answer: key", "answer: key\nanswers: text").replace("\\n{options_}", "")
+    ponds.write_text(text)
+    benchmark, folder = open_benchmark(str(ponds))
+    item = next(benchmark.items(folder, "direct")).item
+    assert item.prompt == "Questions about ponds.\n\nQ: Who swims?\nA: Pike\n\nQ: Which, if any, floats?\nA:"
+    assert item.options == (" Duckweed", " Flint", " Sand") and item.references == ("Duckweed",)
+    for output, score in (("Duckweed", 1.0), ("Flint", 0.0), ("A", 0.0)):
+        assert benchmark.score(item, benchmark.extract(item, output)) == score
+    ponds.write_text(text + "choose: false\n")
+    written = next(open_benchmark(str(ponds))[0].items(folder, "direct")).item
+    assert written.options is None and written.references == ("Duckweed",)
+
+
 def test_it_is_named_in_a_spec_by_its_file_and_needs_no_data_folder(ponds: Path):
     settings = file_settings(BenchmarkSpec(name=str(ponds), split="dev", shots=0), None, 0)
     assert [s.key for s in settings] == ["ponds/direct/0-shot", "ponds/cot/0-shot"]

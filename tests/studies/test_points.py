@@ -25,6 +25,7 @@ from flantune.studies.point import Layout, Point, asked_name, base_name, point_n
 from flantune.studies.points import Event, jobs_of, result_of, run_points
 from flantune.studies.processes import gpu_of, how_it_ended
 from flantune.studies.work import ATTEMPTS, DONE, FAILED, do_job, job_json, job_of
+from flantune.tasks import build_store
 from flantune.whole import write_json
 
 from .grids import SETTING, tiny
@@ -100,6 +101,34 @@ def test_a_point_fails_alone_with_its_reason_and_is_tried_again(tmp_path, hands)
     assert [job["labels"] for job in own.begun] == [{"seed": 1}]
     hands(lambda job: "done")
     assert [r.status for r in run_points(points, tmp_path / "root")] == ["done"] * 3
+
+
+def test_a_done_point_that_was_trained_on_other_data_is_not_believed(tmp_path, hands):
+    write_world(tmp_path / "world")
+    recipe, root = tiny(tmp_path), (tmp_path / "root").resolve()
+    points = seeds(recipe, 0)
+    hands(lambda job: "done")
+    run_points(points, root)
+    folder = Layout(root).point(points[0])
+    store = build_store(recipe.collections, folder.store, recipe.max_rejected)
+    mark = folder.root / "data" / "store.txt"
+    mark.parent.mkdir()
+    mark.write_text(store.fingerprint)
+    own = hands(lambda job: "failed")
+    assert run_points(points, root)[0].done and not own.begun
+    mark.write_text("of other files")
+    assert run_points(points, root)[0].reason == "told to"
+
+
+def test_an_evaluation_is_named_by_what_the_users_own_benchmark_holds(tmp_path):
+    (tmp_path / "own.yaml").write_text("name: own\nitems: own.jsonl\nprompt: {direct: '{q}'}\n")
+    (tmp_path / "own.jsonl").write_text('{"q": "1 + 1 =", "answer": "2"}\n')
+    asked = EvalSpec.model_validate({"benchmarks": [{"name": str(tmp_path / "own.yaml")}]})
+    point = Point({}, tiny(tmp_path).model_copy(update={"eval": asked}))
+    before = asked_name(point)
+    assert asked_name(point) == before
+    (tmp_path / "own.jsonl").write_text('{"q": "1 + 1 =", "answer": "3"}\n')
+    assert asked_name(point) != before
 
 
 def test_points_whose_base_fails_are_not_begun_and_say_why(tmp_path, hands):

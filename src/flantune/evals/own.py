@@ -222,24 +222,22 @@ def _names(spec: OwnSpec, options: tuple[str, ...]) -> tuple[str, ...]:
     return LETTERS[: len(options)] if spec.answers == "letter" else tuple(o.strip() for o in options)
 
 
+def files_of(file: Path) -> list[Path]:
+    """Files of items and exemplars that a benchmark's YAML names; none of a Python file's, which may read anything.
+    Raises RecipeError as `load_benchmark` does."""
+    if file.suffix == ".py" or not file.is_file():
+        return []
+    spec = _read_spec(file)
+    items = list(spec.items.values()) if isinstance(spec.items, dict) else [spec.items]
+    return [file.parent / name for name in (*items, *([spec.exemplars] if spec.exemplars else []))]
+
+
 def load_benchmark(file: Path) -> tuple[Benchmark, Path]:
     """The benchmark a YAML or Python file describes, and where its files are: the file's own folder."""
     existing(file, "a benchmark of your own")
     if file.suffix == ".py":
         return _from_python(file), file.parent
-    if file.suffix not in (".yaml", ".yml"):
-        raise RecipeError(f"{file}: expected a benchmark in a .yaml or .py file.")
-    try:
-        raw = load_stated(file.read_text(encoding="utf-8"))
-        spec = OwnSpec.model_validate(raw)
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise RecipeError(f"{file}: not YAML: {e}") from None
-    except ValidationError as e:
-        lines = [
-            f"{file}: key '{'.'.join(map(str, x['loc'])) or '(top)'}': {x['msg']}, got {shorten(x['input'])}."
-            for x in e.errors()
-        ]
-        raise RecipeError("\n".join(lines)) from None
+    spec = _read_spec(file)
     modes = tuple(mode for mode in ("direct", "cot") if mode in spec.prompt)
     most = len(list(read_rows(file.parent / spec.exemplars))) if spec.exemplars else 0
     split = next(iter(spec.items)) if isinstance(spec.items, dict) else "test"
@@ -255,6 +253,21 @@ def load_benchmark(file: Path) -> tuple[Benchmark, Path]:
         spec=spec,
         base=file.parent,
     ), file.parent
+
+
+def _read_spec(file: Path) -> OwnSpec:
+    if file.suffix not in (".yaml", ".yml"):
+        raise RecipeError(f"{file}: expected a benchmark in a .yaml or .py file.")
+    try:
+        return OwnSpec.model_validate(load_stated(file.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise RecipeError(f"{file}: not YAML: {e}") from None
+    except ValidationError as e:
+        lines = [
+            f"{file}: key '{'.'.join(map(str, x['loc'])) or '(top)'}': {x['msg']}, got {shorten(x['input'])}."
+            for x in e.errors()
+        ]
+        raise RecipeError("\n".join(lines)) from None
 
 
 def _from_python(file: Path) -> Benchmark:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,20 @@ def open_benchmark(name: str) -> tuple[Benchmark, Path | None]:
 
         return load_benchmark(Path(name))
     return benchmark_named(name), None
+
+
+def content_digest(name: str) -> str:
+    """16 hex digits of what a benchmark of the user's own is: its file and the files of items it names, those that are
+    there. "" for one of ours."""
+    file = Path(name)
+    if file.suffix not in OWN_FILES:
+        return ""
+    from flantune.evals.own import files_of
+
+    digest = hashlib.blake2b(digest_size=8)
+    for own in (file, *files_of(file)):
+        digest.update(own.read_bytes() if own.is_file() else b"")
+    return digest.hexdigest()
 
 
 def file_settings(spec: BenchmarkSpec, data: str | None, seed: int, *, of_suite: bool = False) -> list[Setting]:

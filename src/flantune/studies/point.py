@@ -90,14 +90,18 @@ def base_name(recipe: Recipe) -> str:
 
 
 def asked_name(point: Point) -> str:
-    """16 hex digits of which items are asked, how, and within which lengths."""
+    """16 hex digits of which items are asked, how, and within which lengths; of benchmarks of the user's own also by
+    what their files hold."""
     content = point.recipe.model_dump(mode="json", include=set(_ASKED))
     content["eval"].pop("batch_tokens")
     content["eval"].pop("contamination")
     data = point.recipe.vars.get("data")
     lengths = point.recipe.tokens.example_lens[0]
     chosen_on = point.recipe.selection.model_dump(mode="json")["tasks"]
-    return digest_of(content, data, lengths, chosen_on, point.start.model.tokenizer.path, point.asked_with)
+    from flantune.evals.settings import content_digest
+
+    own = [content_digest(b.name) for b in point.recipe.eval.benchmarks]
+    return digest_of(content, data, lengths, chosen_on, point.start.model.tokenizer.path, point.asked_with, own)
 
 
 def store_name(recipe: Recipe) -> str:

@@ -28,7 +28,7 @@ from flantune.studies.point import (
     makes_base,
     point_name,
 )
-from flantune.studies.work import ATTEMPTS, DONE, FAILED, job_json
+from flantune.studies.work import ATTEMPTS, DONE, FAILED, has_other_data, job_json
 from flantune.whole import write_json
 
 SIDES = {"base": "base", "point": "tuned"}
@@ -100,6 +100,9 @@ def run_points(
     """
     root = Path(root).resolve()
     jobs = jobs_of(points, root)
+    for job in jobs.values():
+        if job.kind == "point" and job.done.exists() and has_other_data(job.folder):
+            job.done.unlink()  # what it says is of other data: tried again, it fails with how to mend that
     waiting = [job for job in jobs.values() if not job.done.exists()]
     if waiting:
         for job in waiting:  # it is tried again

@@ -118,20 +118,31 @@ def _changes(own: Recipe) -> dict[str, Any]:
     return {"model": own.model, "train": own.train, "pretrain": None}
 
 
+def has_other_data(folder: PointFolder) -> bool:
+    """Whether the point was trained on another content of its collections than their store has now."""
+    from flantune.tasks import ExampleStore
+
+    mark = _data_mark(folder)
+    return mark.exists() and folder.store.exists() and mark.read_text() != ExampleStore.open(folder.store).fingerprint
+
+
 def _same_data(folder: PointFolder) -> None:
     """The store's fingerprint beside what was trained on it. Raises StateError where the collections have changed."""
     from flantune.tasks import ExampleStore
 
-    mark = folder.root / "data" / "store.txt"
-    now = ExampleStore.open(folder.store).fingerprint
+    mark = _data_mark(folder)
     if not mark.exists():
         mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.write_text(now)
-    elif mark.read_text() != now:
+        mark.write_text(ExampleStore.open(folder.store).fingerprint)
+    elif has_other_data(folder):
         raise StateError(
             f"{folder.root}: was built from other files: the collections have changed since. Give another folder with "
             "--root, or remove this one to train the point anew."
         )
+
+
+def _data_mark(folder: PointFolder) -> Path:
+    return folder.root / "data" / "store.txt"
 
 
 def _placed(recipe: Recipe, folder: PointFolder, threads: int) -> Recipe:
