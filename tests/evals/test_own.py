@@ -71,6 +71,11 @@ def test_options_may_be_answered_and_scored_by_their_own_text(ponds: Path):
     assert item.options == (" Duckweed", " Flint", " Sand") and item.references == ("Duckweed",)
     for output, score in (("Duckweed", 1.0), ("Flint", 0.0), ("A", 0.0)):
         assert benchmark.score(item, benchmark.extract(item, output)) == score
+    ponds.write_text(text.replace("answer: key", "answer: kind\nanswer_is: text"))
+    with pytest.raises(
+        DataError, match=r"row 1: field 'kind': expected the text of an option, 'Reed' or 'Pike' or 'Mud'"
+    ):
+        next(open_benchmark(str(ponds))[0].items(folder, "direct"))
     ponds.write_text(text + "choose: false\n")
     written = next(open_benchmark(str(ponds))[0].items(folder, "direct")).item
     assert written.options is None and written.references == ("Duckweed",)

@@ -181,6 +181,9 @@ class OwnBenchmark(FileBenchmark):
             text = letters[int(text)] if text.isdigit() and int(text) < len(letters) else text
         elif spec.answer_is == "text":
             text = next((n for n, o in zip(letters, options, strict=True) if o.strip() == text), text)
+            if text not in letters:
+                listed = " or ".join(repr(o.strip()) for o in options)
+                raise DataError(where, field=spec.answer, expected=f"the text of an option, {listed}", got=told)
         key = answer_key(text, letters, where)
         return [_names(spec, options)[letters.index(key)]]
 
