@@ -155,6 +155,17 @@ class TestSurface:
         assert mean[0] - fit_surface(w, small, w[:4], small[:4] + level).predict(w[:1])[0][0] > bump / 3
         assert doubt[:4].max() < np.median(doubt[4:])  # little where it was seen in full
 
+    def test_few_runs_of_many_sources_say_more_where_it_is_known_which_source_is_meant(self):
+        errors = {True: [], False: []}
+        for seed in range(12):
+            w = spread_weights(9, 6, seed)
+            y = 0.3 * np.log(w[:, 4] + 0.02) + np.random.default_rng(seed).normal(0, 0.03, 9)
+            new = spread_weights(64, 6, 100 + seed)
+            for told in errors:
+                mean, _ = fit_surface(w, y, own=[4] if told else []).predict(new)
+                errors[told].append(np.abs(mean - 0.3 * np.log(new[:, 4] + 0.02)).mean())
+        assert np.mean(errors[True]) < 0.75 * np.mean(errors[False])
+
     def test_surfaces_corrected_by_full_runs_are_the_joint_gaussian_process(self):
         """Against the posterior written out: covariance of small and full runs in one matrix, no Cholesky."""
         w, rng = spread_weights(9, 3, 5), np.random.default_rng(5)

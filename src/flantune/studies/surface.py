@@ -4,6 +4,7 @@ RegMix (arXiv 2407.01492) fits what small runs scored by the weights they were t
 logarithms, since a share doubled is felt alike at 0.05 and at 0.4; the surface is the Gaussian process of one of three
 kernels (linear and quadratic, which are ridge regressions, and a smooth one), whichever errs least when every run is
 predicted from the others. That error has a closed form (Rasmussen and Williams 2006, 5.4.2), so nothing is refitted.
+A source that is meant for what is scored may count for more than the others.
 
 A few full runs correct the surface: their scores are the small runs' surface, a level that only they know, and a smooth
 difference in shape (co-kriging after Kennedy and O'Hagan, Biometrika 2000). So near a full run its own score counts.
