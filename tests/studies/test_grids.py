@@ -229,6 +229,18 @@ def test_formats_vary_one_property_at_a_time():
         formats(study({"preset": "flan2022-public"}), world(a=2))
 
 
+def test_what_is_stated_already_is_no_point_of_its_own():
+    mixture = {"formats": [{"setting": "zs_opt", "weight": 3}, {"setting": "fs_opt", "weight": 1}]}
+    own = {"few_shot": [0.25, 1], "exemplars_only": [0, 1], "options": [1, 0], "inverted": [0], "templates": ["all", 1]}
+    points = formats(study(mixture, seeds=[0], formats=own), world(a=2)).points
+    same = [axis_of(p.labels) for p in points if p.name == points[0].name]
+    assert same == [
+        ("formats", "as stated"), ("few_shot", 0.25), ("inverted", 0), ("options", 1), ("exemplars_only", 0),
+        ("templates", "all"),
+    ]  # fmt: skip
+    assert len({p.name for p in points}) == 5
+
+
 def test_objectives_ask_what_the_model_can_show():
     known, decoder = world(a=2), world(True, a=2)
     plain = objectives(study(seeds=[0], objectives={"text_shares": [0, 0.2]}), known)

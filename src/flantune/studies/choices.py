@@ -129,12 +129,27 @@ def with_formats(recipe: Recipe, change: Callable[[Formats], Formats]) -> Mixtur
             "'parts'."
         )
     return spec.model_copy(
-        update={"formats": change(spec.formats), "parts": tuple(_formatted(p, change) for p in spec.parts)}
+        update={
+            "formats": _changed(spec.formats, change),
+            "parts": tuple(_formatted(p, change) for p in spec.parts),
+        }
     )
 
 
+def _changed(formats: Formats, change: Callable[[Formats], Formats]) -> Formats:
+    """The formats as they were stated, where the change says the same in other words: one point, not two."""
+    made = change(formats)
+    return formats if _drawn(made) == _drawn(formats) else made
+
+
+def _drawn(formats: Formats) -> list[tuple[object, ...]]:
+    """What is drawn, with its shares."""
+    total = sum(f.weight for f in formats)
+    return [(make_format(f), f.inversion, round(f.weight / total, 12)) for f in formats]
+
+
 def _formatted(part: MixturePart, change: Callable[[Formats], Formats]) -> MixturePart:
-    own = change(part.formats) if part.formats else ()
+    own = _changed(part.formats, change) if part.formats else ()
     return part.model_copy(update={"formats": own, "parts": tuple(_formatted(p, change) for p in part.parts)})
 
 
