@@ -29,7 +29,7 @@ study: setup
 	$(BIN)/flantune study balance recipes/study-demo-balance.yaml --set vars.world=$(STUDY)/abilities --workers 2
 
 test: setup
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal  # long tests may stand last in their file
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -200,8 +200,8 @@ def subprocess_digest(scratch: Path, name: str) -> str:
 
 def digest(scratch: Path, name: str) -> str:
     """sha256 over packed rows of a mixture of the original tasks alone, from the store of that build."""
-    from flantune.pipeline import RunFolder
     from flantune.pipeline.data import Readied, data_of, encoded_blocks
+    from flantune.pipeline.folder import RunFolder
     from flantune.recipe import MixturePart, MixtureSpec, load_recipe
     from flantune.tasks import ExampleStore
     from flantune.tokens.block import pack_block

@@ -15,7 +15,7 @@ from typing import Any
 from flantune.cli.console import ProgressLine
 from flantune.cli.demo import demo_recipe
 from flantune.evals import read_items
-from flantune.pipeline import run
+from flantune.pipeline.run import run
 
 
 def main() -> None:

@@ -19,7 +19,8 @@ from transformers import AutoModelForSeq2SeqLM
 from flantune.cli.console import ProgressLine
 from flantune.demo.files import write_prose, write_world
 from flantune.models.load import embedded_base
-from flantune.pipeline import base_model, open_run
+from flantune.pipeline.folder import open_run
+from flantune.pipeline.training import base_model
 from flantune.recipe import DEMO, DEMO_SMALL, load_recipe
 from flantune.tokens.tokenizer import put_space_before
 from flantune.whole import atomic_folder

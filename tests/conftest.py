@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers of one test run share the cores: threads of several that wait for each other cost more than they bring.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded, here and in every process a test begins
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:

@@ -9,8 +9,8 @@ from flantune.demo.files import write_world
 from flantune.explore.collection import Collection
 from flantune.explore.explorer import Explorer, uses_of
 from flantune.explore.stream import ExampleStream
-from flantune.pipeline import open_run
 from flantune.pipeline.data import quiet
+from flantune.pipeline.folder import open_run
 from flantune.recipe import CollectionSpec, Recipe, parse_recipe
 from flantune.tasks import ExampleStore, build_store
 

@@ -10,8 +10,8 @@ import pytest
 from flantune.explore.collection import DrawFilter
 from flantune.explore.stream import ExampleStream
 from flantune.models.load import located
-from flantune.pipeline import build, open_run
-from flantune.pipeline.data import quiet
+from flantune.pipeline.data import build, quiet
+from flantune.pipeline.folder import open_run
 from flantune.tokens.collate import concatenate
 from flantune.tokens.encode import format_name
 from flantune.tokens.shards import ShardReader

@@ -19,8 +19,8 @@ from flantune.errors import DataError
 from flantune.mixtures.duplicates import Duplicates, bands_for, exact_digest, find_duplicates, shingles
 from flantune.mixtures.ngrams import words
 from flantune.mixtures.unique import unique_store
-from flantune.pipeline import open_run
 from flantune.pipeline.data import open_data, open_store
+from flantune.pipeline.folder import open_run
 from flantune.recipe import CollectionSpec, DuplicatesSpec, parse_recipe
 from flantune.tasks import ExampleStore, build_store
 from flantune.types import Example, Task

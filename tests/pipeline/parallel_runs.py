@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from flantune.pipeline import RunFolder
 from flantune.pipeline.data import asked, even_shares, reopen
+from flantune.pipeline.folder import RunFolder
 from flantune.pipeline.parallel import Job
 from flantune.recipe import Recipe
 

@@ -16,9 +16,10 @@ from flantune.demo.files import write_world
 from flantune.errors import ModelError
 from flantune.models.adapt import add_adapter
 from flantune.models.load import load_model
-from flantune.pipeline import build, finetune, open_run, training
-from flantune.pipeline.data import built_card
-from flantune.pipeline.training import base_model
+from flantune.pipeline import training
+from flantune.pipeline.data import build, built_card
+from flantune.pipeline.folder import open_run
+from flantune.pipeline.training import base_model, finetune
 from flantune.recipe import AdapterSpec, Recipe, parse_recipe
 from flantune.tokens import yields
 from flantune.tokens.shards import ShardReader

@@ -17,7 +17,10 @@ from safetensors.torch import load_file
 
 from flantune.demo.files import write_world
 from flantune.errors import RecipeError
-from flantune.pipeline import build, finetune, open_run, run
+from flantune.pipeline.data import build
+from flantune.pipeline.folder import open_run
+from flantune.pipeline.run import run
+from flantune.pipeline.training import finetune
 from flantune.recipe import parse_recipe
 from tiny import tiny_recipe
 

@@ -14,7 +14,6 @@ from flantune.cli.app import app
 from flantune.demo.files import write_world
 from flantune.evals.benchmark import everything_fits
 from flantune.evals.results import judge, write_items
-from flantune.pipeline import build, open_run
 from flantune.pipeline.contamination import (
     TrainedRows,
     check_run,
@@ -23,9 +22,9 @@ from flantune.pipeline.contamination import (
     stream_length,
     trained_rows,
 )
-from flantune.pipeline.data import Data, open_data
+from flantune.pipeline.data import Data, build, open_data
 from flantune.pipeline.evaluation import run_settings
-from flantune.pipeline.folder import RunFolder
+from flantune.pipeline.folder import RunFolder, open_run
 from flantune.recipe import Recipe, parse_recipe
 from flantune.reports import write_report
 from flantune.tokens.shards import ShardReader

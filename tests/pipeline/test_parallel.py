@@ -23,7 +23,8 @@ from parallel_runs import digests, job_of, small_recipe
 
 from flantune.demo.files import write_world
 from flantune.errors import DataError, RecipeError, StateError
-from flantune.pipeline import RunFolder, build, open_run
+from flantune.pipeline.data import build
+from flantune.pipeline.folder import RunFolder, open_run
 from flantune.pipeline.parallel import (
     MAX_LOSSES,
     QUEUED,

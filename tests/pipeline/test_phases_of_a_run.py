@@ -14,8 +14,8 @@ from flantune.demo.files import write_world
 from flantune.errors import RecipeError, StateError
 from flantune.explore.stream import ExampleStream
 from flantune.mixtures import Mixture
-from flantune.pipeline import RunFolder, build, open_run
-from flantune.pipeline.data import block_spans, encoded_blocks, open_data, open_store, quiet, reopen
+from flantune.pipeline.data import block_spans, build, encoded_blocks, open_data, open_store, quiet, reopen
+from flantune.pipeline.folder import RunFolder, open_run
 from flantune.pipeline.parallel import BlocksAhead, LocalCrew
 from flantune.pipeline.phases import FILE, MOST_BLOCKS, measured_ends, rows_of_phases
 from flantune.recipe import Recipe, parse_recipe

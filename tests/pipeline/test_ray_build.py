@@ -16,7 +16,8 @@ from parallel_runs import digests, job_of, small_recipe
 
 from flantune.demo.files import write_world
 from flantune.errors import RecipeError, StateError
-from flantune.pipeline import RunFolder, build, open_run
+from flantune.pipeline.data import build
+from flantune.pipeline.folder import RunFolder, open_run
 from flantune.pipeline.parallel import BlocksAhead, Workers
 from flantune.recipe import Recipe, parse_recipe
 from flantune.tokens.block import PackedBlock

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from flantune.cli.app import app
 from flantune.demo.files import write_world
-from flantune.pipeline import build, open_run
+from flantune.pipeline.data import build
+from flantune.pipeline.folder import open_run
 from flantune.pipeline.suggest import suggest
 from flantune.recipe import parse_recipe
 from flantune.tokens.shards import ShardReader

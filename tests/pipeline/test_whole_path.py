@@ -17,7 +17,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from flantune.demo.files import write_world
 from flantune.errors import RecipeError, StateError
-from flantune.pipeline import build, open_run, run
+from flantune.pipeline.data import build
+from flantune.pipeline.folder import open_run
+from flantune.pipeline.run import run
 from flantune.recipe import Recipe, load_recipe, parse_recipe
 from tiny import tiny_recipe
 

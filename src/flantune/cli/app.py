@@ -66,7 +66,7 @@ def run(
 ) -> None:
     """Read, build, train, evaluate base and tuned, and write the report; what is done already is skipped."""
     with guarded():
-        from flantune.pipeline import run as run_all
+        from flantune.pipeline.run import run as run_all
 
         progress = ProgressLine()
         result = run_all(open_recipe(recipe, data, change, runs), fresh=fresh, progress=progress)
@@ -84,7 +84,7 @@ def demo(
     """The whole pipeline on tasks the package makes itself, from a small base model it ships. Minutes on two cores."""
     with guarded():
         from flantune.cli.demo import demo_recipe
-        from flantune.pipeline import run as run_all
+        from flantune.pipeline.run import run as run_all
 
         progress = ProgressLine()
         result = run_all(demo_recipe(runs, change or []), fresh=fresh, progress=progress)
@@ -117,8 +117,8 @@ def build(
         if suggest:
             _suggest(recipe, data, runs, change, fresh, json)
             return
-        from flantune.pipeline import build as build_data
-        from flantune.pipeline import open_run
+        from flantune.pipeline.data import build as build_data
+        from flantune.pipeline.folder import open_run
 
         chosen = open_recipe(recipe, data, change, runs)
         folder = open_run(chosen, fresh=fresh)

@@ -187,9 +187,10 @@ def _template_of(who: Answering | None) -> ApplyTemplate | None:
 
 
 def _evaluate_recipe(path: Path, data: Path | None, store: Path | None, workers: Workers | None, json: bool) -> None:
-    from flantune.pipeline import base_model, open_run
     from flantune.pipeline.data import open_data
     from flantune.pipeline.evaluation import Side, as_rows, comparison_rows, evaluate_run
+    from flantune.pipeline.folder import open_run
+    from flantune.pipeline.training import base_model
 
     recipe = open_recipe(path, data, None, None)
     folder = open_run(recipe)

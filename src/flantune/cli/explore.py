@@ -76,7 +76,7 @@ def _of_recipe(
     from flantune.explore.collection import Collection
     from flantune.explore.explorer import Explorer, uses_of
     from flantune.explore.stream import ExampleStream
-    from flantune.pipeline import open_run
+    from flantune.pipeline.folder import open_run
 
     chosen = open_recipe(path, data, change, runs)
     stream = ExampleStream(chosen, open_run(chosen), progress)

@@ -38,7 +38,7 @@ def preview(
     """Example N of the training stream in full: text by role, what it is made from, token ids, its packed row."""
     with guarded():
         from flantune.explore.stream import ExampleStream
-        from flantune.pipeline import open_run
+        from flantune.pipeline.folder import open_run
 
         chosen = open_recipe(recipe, data, change, runs)
         progress = ProgressLine()

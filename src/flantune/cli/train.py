@@ -28,8 +28,9 @@ def train(
     file system that all machines share.
     """
     with guarded():
-        from flantune.pipeline import build as build_data
-        from flantune.pipeline import finetune, open_run
+        from flantune.pipeline.data import build as build_data
+        from flantune.pipeline.folder import open_run
+        from flantune.pipeline.training import finetune
         from flantune.train.parallel import StoppedElsewhere, open_ranks
 
         chosen = open_recipe(recipe, data, change, runs)

@@ -63,7 +63,6 @@ def contamination(
     """Are evaluation items among what is trained on? Test-set leaks, same task's training split, or none."""
     with guarded():
         from flantune.evals import asked_specs
-        from flantune.pipeline import open_run
         from flantune.pipeline.contamination import (
             find_leaks,
             result_json,
@@ -73,6 +72,7 @@ def contamination(
             write_findings,
         )
         from flantune.pipeline.data import open_data
+        from flantune.pipeline.folder import open_run
 
         changes = list(change or [])
         for key, value in (("ngram", ngram), ("threshold", threshold)):
