@@ -65,6 +65,10 @@ def test_scaling_tells_the_slope_that_is_there_and_the_failure(scaled):
     assert failed.rows == (("small, tasks 8, seed 1", "small-8-1", "the disk was full"),)
     text = " ".join(findings.found)
     assert "from 2 to 8 tasks the score rises: +25.0" in text and "does not clearly change" in text
+    big_verdict, small_verdict = (sentence for sentence in findings.found if "from 2 to 8 tasks" in sentence)
+    told = "3 of the paper's 3 models gain from 9 to 1,836 tasks."
+    assert big_verdict.endswith(f"As published: {told}")
+    assert small_verdict.endswith(f"That is not what the paper found: {told}")
     assert findings.notes[0].startswith("11 of 12 points are done")
     published = [p for p in findings.panels if p.title.startswith("paper")]
     assert published and all("Table 3" in s.source and s.reference for p in published for s in p.series)

@@ -158,7 +158,7 @@ def _found(cell: Cell, fit: LogFit | None) -> list[str]:
         verdict = "rises" if low > 0 else "falls" if high < 0 else "does not clearly change"
         sentences.append(
             f"{name}: from {first.arm} to {last.arm} tasks the score {verdict}: {100 * gain:+.1f} "
-            f"{interval(low, high, signed=True)}."
+            f"{interval(low, high, signed=True)}. {_beside_the_paper(low > 0)}"
         )
     if fit is not None:
         sure = "" if fit.slope_low > 0 or fit.slope_high < 0 else ", an interval that includes 0"
@@ -167,3 +167,10 @@ def _found(cell: Cell, fit: LogFit | None) -> list[str]:
             f"doubling of the tasks{sure}."
         )
     return sentences
+
+
+def _beside_the_paper(rises: bool) -> str:
+    curves = [[point for point in points if point[0] > 0] for points in paper()["scaling"]["curves"].values()]
+    rising = sum(points[-1][1] > points[0][1] for points in curves)
+    told = f"{rising} of the paper's {len(curves)} models gain from {curves[0][0][0]} to {curves[0][-1][0]:,} tasks"
+    return f"As published: {told}." if rises else f"That is not what the paper found: {told}."
