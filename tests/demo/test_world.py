@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from flantune.demo import __main__ as command
 from flantune.demo.files import write_world
 from flantune.demo.prose import documents
 from flantune.demo.world import FRAMES, Skill, world
@@ -90,3 +91,16 @@ def test_the_world_is_written_whole_and_left_alone_when_equal(tmp_path):
     (folder / ".world").write_text("other")
     write_world(folder)
     assert (folder / ".world").read_text() != "other"
+
+
+def test_the_command_writes_what_the_studies_recipes_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["flantune.demo", str(tmp_path / "study")])
+    monkeypatch.setattr(command, "PROSE", 20)
+    command.main()
+    named = set()
+    for path in (Path(__file__).parents[2] / "recipes").glob("study-demo-*.yaml"):
+        variables = yaml.safe_load(path.read_text())["vars"].values()
+        named |= {tmp_path / "study" / v.removeprefix("runs/study/") for v in variables if v.startswith("runs/study/")}
+    assert named == {tmp_path / "study" / name for name in ("world", "abilities", "prose.txt")}
+    assert all(path.exists() for path in named)
+    assert (tmp_path / "study" / "prose.txt").read_text().split("\n\n")[:20] == list(documents(20))
