@@ -78,13 +78,11 @@ class Backend(Protocol):
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Scored | Refused]: ...
 
 
-@dataclass(frozen=True)
 class Local:
     """A tokenizer at hand: counts tokens, words chats. `max_inputs` None: everything fits."""
 
-    tokenizer: Tokenizer
-    max_inputs: int | None = None
-    prompt_eos: bool = False
+    def __init__(self, tokenizer: Tokenizer, max_inputs: int | None = None, prompt_eos: bool = False) -> None:
+        self.tokenizer, self.max_inputs, self.prompt_eos = tokenizer, max_inputs, prompt_eos
 
     def num_tokens(self, text: str) -> int:
         return len(self.tokenizer.encode_batch([text])[0])
@@ -107,7 +105,7 @@ class Local:
         return apply
 
 
-class Ours:
+class Ours(Local):
     """Our engine. `model` is a fingerprint of weights, configuration and tokenizer."""
 
     capabilities = Capabilities(numbered=True)
@@ -115,20 +113,10 @@ class Ours:
 
     def __init__(self, engine: Engine, model: str) -> None:
         self.engine = engine
-        self._local = Local(engine.tokenizer, engine.max_inputs, engine.prompt_eos)
+        super().__init__(engine.tokenizer, engine.max_inputs, engine.prompt_eos)
         self.identity: Mapping[str, Any] = engine_identity(
             model, engine.family, engine.max_inputs, engine.prompt_eos, engine.precision
         )
-
-    @property
-    def chat_template(self) -> ChatTemplate | None:
-        return self._local.chat_template
-
-    def num_tokens(self, text: str) -> int:
-        return self._local.num_tokens(text)
-
-    def fits(self, prompt: str, *, special: bool = False) -> bool:
-        return self._local.fits(prompt, special=special)
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Generated | Refused]:
         return self.engine.generate(requests)

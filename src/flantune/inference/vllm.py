@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flantune.errors import ModelError, RecipeError
-from flantune.inference.backends import Capabilities, ChatTemplate, Local, Prices, Refused
+from flantune.inference.backends import Capabilities, Local, Prices, Refused
 from flantune.inference.engine import Engine
 from flantune.inference.requests import Generated, GenerateRequest, Scored, ScoreRequest
 from flantune.inference.stops import cut_at
@@ -30,7 +30,7 @@ class _Words(Engine):
         self.family, self.trained_inputs, self._told_of_length = "causal", None, False
 
 
-class VLLM:
+class VLLM(Local):
     """`model`: a folder or hub id; `fingerprint`: of its weights and tokenizer. A prompt longer than `max_inputs` is
     cut as our engine cuts it, and said so."""
 
@@ -48,10 +48,10 @@ class VLLM:
         dtype: str = "auto",
         **options: Any,
     ) -> None:
+        super().__init__(tokenizer, max_inputs, prompt_eos)
         vllm = _import_vllm()
         self._vllm = vllm
         self._words = _Words(tokenizer, max_inputs, prompt_eos)
-        self._local = Local(tokenizer, max_inputs, prompt_eos)
         self._llm = vllm.LLM(model=model, tokenizer=model, dtype=dtype, enable_prefix_caching=True, **options)
         self.identity: Mapping[str, Any] = {
             "backend": "vllm",
@@ -61,16 +61,6 @@ class VLLM:
             "precision": dtype,
             "version": getattr(vllm, "__version__", "unknown"),
         }
-
-    @property
-    def chat_template(self) -> ChatTemplate | None:
-        return self._local.chat_template
-
-    def num_tokens(self, text: str) -> int:
-        return self._local.num_tokens(text)
-
-    def fits(self, prompt: str, *, special: bool = False) -> bool:
-        return self._local.fits(prompt, special=special)
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Generated | Refused]:
         for first in range(0, len(requests), AT_ONCE):

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from flantune.errors import StateError
 from flantune.inference.answers import Request
-from flantune.inference.backends import Capabilities, ChatTemplate, Local, Prices, Refused
+from flantune.inference.backends import Capabilities, Local, Prices, Refused
 from flantune.inference.requests import Generated, GenerateRequest, Scored, ScoreRequest
 from flantune.pipeline.crew import PipeCrew
 from flantune.pipeline.parallel import MAX_LOSSES, Failure, Workers, available_processors
@@ -70,7 +70,7 @@ class Crew(Protocol):
     def close(self) -> None: ...
 
 
-class Shared:
+class Shared(Local):
     """A backend like the engine its workers run: same identity, same answers."""
 
     capabilities = Capabilities(numbered=True)
@@ -97,19 +97,8 @@ class Shared:
         except BaseException:
             self._crew.close()
             raise
-        self._local = Local(
-            load_tokenizer(tokenizer or where), self.identity["max_inputs"], self.identity["prompt_eos"]
-        )
-
-    @property
-    def chat_template(self) -> ChatTemplate | None:
-        return self._local.chat_template
-
-    def num_tokens(self, text: str) -> int:
-        return self._local.num_tokens(text)
-
-    def fits(self, prompt: str, *, special: bool = False) -> bool:
-        return self._local.fits(prompt, special=special)
+        words = load_tokenizer(tokenizer or where)
+        super().__init__(words, self.identity["max_inputs"], self.identity["prompt_eos"])
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Generated | Refused]:
         yield from self._all(requests)  # type: ignore[misc]
