@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flantune.errors import RecipeError, StateError
 from flantune.reports.study import cell_text, file_name, read_study, render_study, table_csv, write_study_report
@@ -164,6 +167,30 @@ def test_figures_tell_series_apart_without_colour_and_hold_no_markup_of_the_data
     assert svg.count("<circle") >= 2 and "stroke-dasharray" in svg and "here" in svg
     bars = panel_svg(shown(Panel(**{**_fields(PANEL), "x_scale": "category"})))
     assert bars.count("<circle") >= 2 and 'text-anchor="end"' in bars
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.text("abc 1", min_size=1, max_size=14)), max_size=14),
+)
+def test_names_of_marks_stay_inside_and_touch_neither_marks_nor_each_other(placed):
+    marks = tuple(Mark(x=a, y=b, label=f"m{name}") for a, b, name in placed)
+    series = (Series(name="runs", marks=marks, joined=False),)
+    svg = panel_svg(shown(Panel(title="t", x_title="x", y_title="y", x_scale="linear", series=series)))
+    at = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg)[: len(marks)]
+    boxes = [(float(a) - 4, float(b) - 4, float(a) + 4, float(b) + 4) for a, b in at]
+    named = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" font-size="10" text-anchor="start"[^>]*>(m[^<]*)<', svg)
+    for x, y, name in named:
+        box = (float(x), float(y) - 8, float(x) + 5.6 * len(name), float(y))
+        assert box[0] >= 0 and box[2] <= 380
+        assert not any(box[0] < o[2] and o[0] < box[2] and box[1] < o[3] and o[1] < box[3] for o in boxes)
+        boxes.append(box)
+
+
+def test_a_name_with_room_is_shown_left_of_a_mark_at_the_right_edge():
+    marks = (Mark(x=0.0, y=0.0, label="first"), Mark(x=1.0, y=1.0, label="proportional"))
+    series = (Series(name="runs", marks=marks, joined=False),)
+    svg = panel_svg(shown(Panel(title="t", x_title="x", y_title="y", x_scale="linear", series=series)))
+    assert ">first</text>" in svg and ">proportional</text>" in svg
 
 
 def _fields(panel: Panel) -> dict[str, object]:

@@ -120,6 +120,7 @@ def _numbers(panel: Record, y_range: tuple[float, float] | None) -> str:
     for (_, value), dash in zip(panel["levels"], LEVEL_DASHES * 9, strict=False):
         parts.append(_line(left, y(factor * value), right, y(factor * value), SOFT, 1.3, dash))
     spread = 5.0 if len([s for s in series if not s["reference"]]) > 1 else 0.0
+    marks: list[tuple[float, float, str]] = []
     for place, (one, style) in enumerate(zip(series, styles, strict=True)):
         shift = 0.0 if one["reference"] else spread * (place % 3 - (1 if spread else 0))
         at = [(x(float(m["x"])) + shift, y(factor * m["y"]), m) for m in one["marks"]]
@@ -133,10 +134,34 @@ def _numbers(panel: Record, y_range: tuple[float, float] | None) -> str:
                 parts.append(_line(x(m["x_low"]), b, x(m["x_high"]), b, style.shade, 1.2))
             if not _is_line(one):
                 parts.append(_mark(a, b, style, _said(one["name"], m, factor)))
-            if m["label"]:
-                parts.append(_text(a + 7, b - 6, m["label"], 10, "start", INK))
+            marks.append((a, b, m["label"]))
+    parts += _names_of_marks(marks[::-1], left, WIDTH, top, bottom)
     parts += _legend_parts(legend, bottom + foot + 4)
     return _svg(height, panel["title"], parts)
+
+
+def _names_of_marks(
+    marks: Sequence[tuple[float, float, str]], left: float, right: float, top: float, bottom: float
+) -> list[str]:
+    """Each name at one corner of its mark, where it touches no mark and no name before it; where that is nowhere it is
+    left out, and told by the mark itself to a pointer that rests on it."""
+    taken = [(a - 5, b - 5, a + 5, b + 5) for a, b, _ in marks]
+    parts = []
+    for a, b, name in marks:
+        width = 5.6 * len(name)
+        for above, behind in ((True, True), (True, False), (False, True), (False, False)):
+            x, y = (a + 7 if behind else a - 7 - width), (b - 6 if above else b + 13)
+            box = (x, y - 9, x + width, y + 2)
+            inside = left <= box[0] and box[2] <= right and top <= box[1] and box[3] <= bottom
+            if name and inside and not any(_touch(box, other) for other in taken):
+                taken.append(box)
+                parts.append(_text(x, y, name, 10, "start", INK))
+                break
+    return parts
+
+
+def _touch(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _categories(panel: Record, y_range: tuple[float, float] | None) -> str:

@@ -66,8 +66,10 @@ def cot_findings(recipe: str, results: Sequence[PointResult], notes: Sequence[st
 def _pairs(cell: Cell) -> list[tuple[str, str, float, tuple[float, float]]]:
     names = [score.arm for score in cell.compared.scores]
     asked = [pair for pair in COT_PAIRS if pair[0] in names and pair[1] in names]
+    few = {name: name.removeprefix("non-CoT + ") for name in names if name.startswith("non-CoT + ")}
     asked += [
-        ("non-CoT only", name, f"{name}: a few reasoning tasks") for name in names if name.startswith("non-CoT +")
+        ("non-CoT only", name, f"adding {n} reasoning task{'' if n == '1' else 's'} to the others")
+        for name, n in few.items()
     ]
     rows = []
     for first, second, what in asked:
