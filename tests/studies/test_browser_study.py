@@ -13,7 +13,7 @@ import pytest
 
 from explore.chromium import Chromium
 from flantune.reports.study import write_study_report
-from flantune.studies.findings import write_findings
+from flantune.studies.findings import Findings, Mark, Panel, Series, write_findings
 from flantune.studies.told_arms import cot_findings, formats_findings
 from flantune.studies.told_scaling import scaling_findings
 
@@ -48,14 +48,29 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "scaling": scaling_findings("demo", scaled),
         "cot": cot_findings("demo", cot),
         "formats": formats_findings("demo", formats),
+        "balance": searched(),
     }
     for name, findings in found.items():
         write_findings(findings, folder / name)
     return {name: write_study_report(folder / name) for name in found}
 
 
-@pytest.mark.parametrize("width", [1280, 360])
-@pytest.mark.parametrize("name", ["scaling", "cot", "formats"])
+def searched() -> Findings:
+    """A verdict that is a sentence, and marks with names close to each other and to the edge."""
+    small = tuple(Mark(x=0.1 * (i // 3), y=0.02 * i, label=f"design {i}") for i in range(9))
+    whole = tuple(Mark(x=0.3, y=0.15 + 0.01 * i, label=n) for i, n in enumerate(("found", "proportional", "uniform")))
+    series = (Series(name="small runs", marks=small, joined=False), Series(name="full", marks=whole, joined=False))
+    return Findings(
+        study="balance",
+        title="Balance",
+        recipe="demo",
+        verdict="Balanced: the targets rise and every guarded ability stays within its tolerance.",
+        panels=(Panel(title="Pareto", x_title="room", y_title="change", x_scale="linear", series=series),),
+    )
+
+
+@pytest.mark.parametrize("width", [1280, 600, 360])
+@pytest.mark.parametrize("name", ["scaling", "cot", "formats", "balance"])
 def test_the_page_fits_and_is_self_contained(browser: Chromium, pages: dict[str, Path], name: str, width: int) -> None:
     browser.window(width, 900)
     browser.requests.clear()
