@@ -105,17 +105,21 @@ def training_arguments(
     parser.add_argument("--steps", type=int, default=steps, help="timed, after one to warm up")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--size", choices=tuple(sizes), default="small")
+    parser.add_argument(
+        "--peer", choices=("bf16", "fp32"), help="what the ratio is to; bf16 where this CPU has instructions for it"
+    )
     for name, kind in {"side": str, "held": Path, **hidden}.items():
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS, type=kind)
     asked = parser.parse_args()
     if asked.data is None and not asked.side:
         parser.error("--data is needed")
+    asked.peer = asked.peer or peer_precision()
     return asked
 
 
 def peer_precision() -> str:
-    """What the other side is measured in: bf16 where this CPU has instructions for it, whatever their speed. Elsewhere
-    torch emulates it, and a step takes minutes: there nobody would train in it, and float32 is the peer."""
+    """What the other side is measured in when nothing is said: bf16 where this CPU has instructions for it, whatever
+    their speed. Elsewhere torch emulates it, and a step takes minutes: nobody would train in it there."""
     import torch
 
     flags = torch.cpu.get_capabilities()
