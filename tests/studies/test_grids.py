@@ -340,6 +340,6 @@ def test_a_recipe_with_a_study_is_an_ordinary_recipe_and_a_wrong_key_is_told(tmp
     assert load_recipe(path).name == "r"
     assert load_study(path, {"study.seeds": [1, 2]}).spec.seeds == (1, 2)
     path.write_text("name: r\ncollections: [{path: x}]\nstudy: {scaling: {ordr: random}}\n")
-    with pytest.raises(RecipeError, match=r"study\.scaling\.ordr: unknown key"):
+    with pytest.raises(RecipeError, match=r"study\.scaling\.ordr: unknown key\. Did you mean 'order'\?"):
         load_study(path)
     assert set(GRIDS) == {"scaling", "cot", "formats", "objectives", "sources"}

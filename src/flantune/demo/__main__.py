@@ -15,7 +15,9 @@ PROSE = 40_000  # documents, 5 MB: more than the studies' models read
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m flantune.demo", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m flantune.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     print(write_world(folder / "world"))

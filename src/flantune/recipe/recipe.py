@@ -125,8 +125,9 @@ def set_dotted(raw: dict[str, Any], key: str, value: Any) -> None:
     raw[last] = value
 
 
-def near_names(key: str, parents: tuple[int | str, ...]) -> str:
-    section: type[BaseModel] | None = Recipe
+def near_names(key: str, parents: tuple[int | str, ...], top: type[BaseModel] | None = None) -> str:
+    """What a key below `parents` may have meant; `top` is the section they begin in, the recipe when not given."""
+    section: type[BaseModel] | None = top or Recipe
     for part in parents:
         if isinstance(part, int) or section is None:
             continue

@@ -10,7 +10,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from flantune.errors import RecipeError, shorten
-from flantune.recipe import ModelSpec, PretrainSpec, Recipe, Section, fill_variables, parse_recipe, read_recipe
+from flantune.recipe import (
+    ModelSpec,
+    PretrainSpec,
+    Recipe,
+    Section,
+    fill_variables,
+    near_names,
+    parse_recipe,
+    read_recipe,
+)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 ALL: Literal["all"] = "all"
@@ -116,7 +125,7 @@ def _model(name: str, raw: dict[str, Any]) -> ModelSpec:
     try:
         return ModelSpec.model_validate(raw)
     except ValidationError as e:
-        raise RecipeError(_told(e, f"study.models.{name}")) from None
+        raise RecipeError(_told(e, f"study.models.{name}", ModelSpec)) from None
 
 
 def load_study(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Study:
@@ -132,13 +141,16 @@ def parse_study(raw: Mapping[str, Any], where: str = "recipe") -> Study:
     try:
         return Study(recipe, StudySpec.model_validate(fill_variables(own, variables, where)))
     except ValidationError as e:
-        raise RecipeError(_told(e, f"{where}: study")) from None
+        raise RecipeError(_told(e, f"{where}: study", StudySpec)) from None
 
 
-def _told(error: ValidationError, where: str) -> str:
+def _told(error: ValidationError, where: str, top: type[Section]) -> str:
     lines = []
     for err in error.errors():
         key = ".".join(str(p) for p in err["loc"])
-        said = "unknown key" if err["type"] == "extra_forbidden" else f"{err['msg']}, got {shorten(err['input'])}"
-        lines.append(f"{where}.{key}: {said}.")
+        if err["type"] == "extra_forbidden":
+            hint = near_names(str(err["loc"][-1]), err["loc"][:-1], top)
+            lines.append(f"{where}.{key}: unknown key. {hint}")
+        else:
+            lines.append(f"{where}.{key}: {err['msg']}, got {shorten(err['input'])}.")
     return "\n".join(lines)
