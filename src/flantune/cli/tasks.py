@@ -122,7 +122,9 @@ def check_text(report: CheckReport, rejected: Path | None) -> str:
     lines += [f"  skipped {line.path}: {line.problem}" for line in skipped[:SHOWN_FILES]]
     if len(skipped) > SHOWN_FILES:
         lines.append(f"  … and {len(skipped) - SHOWN_FILES} more files skipped")
-    lines += [f"  {line.status}: {line.path}: {line.problem}" for line in report.problems]
+    for line in report.problems:  # most problems begin with the file already
+        where = "" if line.problem.startswith(line.path) else f"{line.path}: "
+        lines.append(f"  {line.status}: {where}{line.problem}")
     if rejected is not None:
         lines.append(f"rows set aside: {rejected}")
     return "\n".join(lines)
