@@ -2,10 +2,11 @@
 
     python benchmarks/train_causal.py --data DIR [--examples 6000] [--rows 2] [--steps 8] [--threads 2] [--peer bf16]
 
-Real examples of the paper's mixture, loss on the targets. TRL packs best-fit into rows of 2,048, one row at a time
-with gradients accumulated over as many rows as ours (its mask is over the whole batch: more rows at once cost more), in
-bf16 where the CPU has instructions for it or `--peer bf16` asks for it, and in float32. Each side runs alone in a process of its own. Then a prefix-LM beside the causal model. Checked
-first: the stock model's loss on TRL's own packed row equals ours on the same examples.
+Real examples of the paper's mixture, loss on the targets. TRL packs best-fit into rows of 2,048, one row at a time with
+gradients accumulated over as many rows as ours (its mask is over the whole batch: more rows at once cost more), in bf16
+where the CPU has instructions for it or `--peer bf16` asks for it, and in float32. Each side runs alone in a process of
+its own. Then a prefix-LM beside the causal model. Checked first: the stock model's loss on TRL's own packed row equals
+ours on the same examples.
 
 Needs trl, accelerate and datasets beside flantune.
 """
