@@ -16,9 +16,12 @@ from transformers import (
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
     T5ForConditionalGeneration,
@@ -70,6 +73,8 @@ def engines(tokenizer: Tokenizer, t5: T5ForConditionalGeneration, llama: LlamaFo
             for parameter in model.parameters():
                 if parameter.dim() > 1:
                     parameter.normal_(0, 0.3)
+                elif not parameter.any():  # biases
+                    parameter.normal_(0, 0.1)
         return model.eval()
 
     def make(name: str) -> tuple[Any, FamilyName, bool]:
@@ -83,6 +88,15 @@ def engines(tokenizer: Tokenizer, t5: T5ForConditionalGeneration, llama: LlamaFo
             return llama, "causal", False
         if name == "llama prefix":
             return llama, "prefix", True
+        if name == "llama, biases":
+            return (
+                spread(LlamaForCausalLM(LlamaConfig(**SHAPE, **ids, attention_bias=True, mlp_bias=True))),
+                "causal",
+                False,
+            )
+        if name == "qwen2, a window in some layers":
+            mixed = {"use_sliding_window": True, "max_window_layers": 1}
+            return spread(Qwen2ForCausalLM(Qwen2Config(**SHAPE, **ids, **windowed, **mixed))), "causal", False
         if name == "qwen3":
             return spread(Qwen3ForCausalLM(Qwen3Config(**SHAPE, **ids))), "causal", True
         if name == "mistral, a window":
@@ -109,6 +123,8 @@ NAMES = (
     "t5gemma, windows and caps",
     "llama",
     "llama prefix",
+    "llama, biases",
+    "qwen2, a window in some layers",
     "qwen3",
     "mistral, a window",
     "gemma2, windows and caps",

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from flantune.inference.crossing import Absorbed, Crossing
 from flantune.inference.parts import attend_part, merge_into
 from flantune.inference.waves import Scoring, Store
+from flantune.models.layout import Ints
 
 _BLOCK = 64  # tokens a slab grows by at least
 
@@ -27,7 +27,7 @@ class Slab:
     in no order that matters."""
 
     def __init__(self) -> None:
-        self.lengths: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self.lengths: Ints = np.zeros(0, dtype=np.int64)
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
@@ -115,10 +115,10 @@ class Shared:
 
     key: int
     rows: Tensor | slice  # int64 numbers, or a range
-    places: npt.NDArray[np.int64]  # of the rows' next tokens
+    places: Ints  # of the rows' next tokens
 
 
-def shared_runs(paths: Sequence[Sequence[int]], places: npt.NDArray[np.int64], device: torch.device) -> list[Shared]:
+def shared_runs(paths: Sequence[Sequence[int]], places: Ints, device: torch.device) -> list[Shared]:
     """Which rows look at which run, from each row's way down."""
     users: dict[int, list[int]] = {}
     for row, path in enumerate(paths):
@@ -162,10 +162,17 @@ class Step:
         if _is_cross(module):
             return self.attend_encoded(layer, query, scoring)[None]
         key, value = key.transpose(1, 2)[0], value.transpose(1, 2)[0]
+        attend = self.attend_own if _is_encoded(module) else self.attend_tokens
+        return attend(layer, query, key, value, scoring)[None]
+
+    def attend_tokens(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring, wanted: Ints | None = None
+    ) -> Tensor:
+        """To the row's own tokens, the new one and what it shares: query (R, H, d), key and value (R, KH, d) ->
+        (R, H, d). All rows are wanted."""
+        assert wanted is None
         out, total = self._attend_own(layer, query, key, value, scoring)
-        if self.shared and not _is_encoded(module):
-            out = self._attend_shared(query, out, total, layer, scoring)
-        return out[None]
+        return self._attend_shared(query, out, total, layer, scoring) if self.shared else out
 
     def attend_own(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
         """To the row's own tokens and the new one alone: query, key and value (R, H, d) -> (R, H, d)."""

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from flantune.errors import ModelError
 from flantune.inference.memory import Budget, out_of_memory
+from flantune.inference.plain_decoder import Reader
 from flantune.inference.prefix_tree import Node, PrefixTree, build_tree, is_worth_sharing
-from flantune.inference.waves import Segment, Store, Wave, asking
+from flantune.inference.waves import Segment, Store, Wave
 from flantune.models.family import softcap
+from flantune.models.layout import Ints
 from flantune.types import Tokens
 
-Ints = npt.NDArray[np.int64]
 LOGITS = 1 << 21  # logits held at once, numbers
 
 
@@ -64,13 +65,13 @@ def _score_once(
     model: Any, prompts: Sequence[Tokens], options: Sequence[Sequence[Tokens]], budget: Budget, both_ways: bool
 ) -> Iterator[tuple[int, tuple[float, ...]]]:
     tree, wanted = _plan(prompts, options, budget, both_ways)
-    totals, store = Totals(options), Store()
+    totals, store, reader = Totals(options), Store(), Reader(model)
     first = 0
     while first < len(tree.nodes):
         end, tokens = _until(tree, first, budget.tokens)
         chosen = slice(*np.searchsorted(wanted.node, [first, end]).tolist())
         with out_of_memory(model.device) as error:
-            values = _read(model, tree, store, first, end, wanted, chosen, both_ways)
+            values = _read(reader, tree, store, first, end, wanted, chosen, both_ways)
         if error:
             budget.shrink(error[0], 1 if both_ways and end - first == 1 else tokens)
             return
@@ -79,7 +80,14 @@ def _score_once(
 
 
 def _read(
-    model: Any, tree: PrefixTree, store: Store, first: int, end: int, wanted: _Wanted, chosen: slice, both_ways: bool
+    reader: Reader,
+    tree: PrefixTree,
+    store: Store,
+    first: int,
+    end: int,
+    wanted: _Wanted,
+    chosen: slice,
+    both_ways: bool,
 ) -> npt.NDArray[np.float64]:
     """Log-probabilities of the tokens wanted of the nodes `first` to `end`. Nodes are read in the tree's own order, so
     that no more is kept of them than the way to the next."""
@@ -94,14 +102,14 @@ def _read(
         )
         for i in range(first, end)
     ]
-    wave = Wave(segments, store, model.device, frozenset(i for i in range(first, end) if nodes[i].end > end))
-    with asking(model):
-        states = wave.read(model.base_model)
+    keep = frozenset(i for i in range(first, end) if nodes[i].end > end)
+    wave = Wave(segments, store, reader.model.device, keep)
+    places, which = np.unique(wave.firsts[wanted.node[chosen] - first] + wanted.offset[chosen], return_inverse=True)
+    states = reader.states(wave.ids, wave.positions, wave, places)
     for key in store:
         if nodes[key].end <= end:
             store.drop(key)
-    places = wave.firsts[wanted.node[chosen] - first] + wanted.offset[chosen]
-    return log_probabilities(model, states, places, wanted.token[chosen])
+    return log_probabilities(reader.model, states, which, wanted.token[chosen])
 
 
 def _until(tree: PrefixTree, first: int, budget: int) -> tuple[int, int]:

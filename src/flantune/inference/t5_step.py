@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flantune.inference.plain_modules import all_plain
 from flantune.inference.rows import Step
 from flantune.inference.waves import Scoring
 
-_STOCK = ("torch.nn.modules.", "transformers.models.t5.", "transformers.models.mt5.", "transformers.activations")
-_OURS = "flantune.models.dropout"  # of a model in evaluation mode it does nothing
+_MAKES = ("transformers.models.t5.", "transformers.models.mt5.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +108,7 @@ def _bias_behind(module: Any, count: int) -> Tensor:
 
 
 def is_stock(model: Any) -> bool:
-    """Whether the decoder is of transformers' own modules in single precision on a CPU, and nothing hears of its calls.
-    Elsewhere calls are no large part of the time. Autocast is the caller's to look at: it may come later."""
-    if model.device.type != "cpu" or model.dtype != torch.float32:
-        return False
-    return not nn.modules.module._has_any_global_hook() and all(_is_plain(m) for m in model.get_decoder().modules())
-
-
-def _is_plain(module: Any) -> bool:
-    kind = type(module)
-    if isinstance(module, nn.Linear) and (kind is not nn.Linear or module.bias is not None):
-        return False
-    known = kind.__module__.startswith(_STOCK) or kind.__module__ == _OURS
-    single = all(p.dtype == torch.float32 for p in module.parameters(recurse=False))
-    own = bool(getattr(module, "_told_of_offsets", False))  # a hook of ours, for the modules' own way
-    heard = len(module._forward_hooks) + len(module._forward_pre_hooks) - own
-    return known and single and not heard and "forward" not in vars(module)
+    """Whether the decoder is of transformers' own modules in single precision on a CPU, and nobody listens in."""
+    modules = list(model.get_decoder().modules())
+    biased = any(isinstance(m, nn.Linear) and m.bias is not None for m in modules)
+    return not biased and all_plain(model, modules, _MAKES)

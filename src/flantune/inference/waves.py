@@ -21,8 +21,7 @@ from transformers.masking_utils import sdpa_mask
 
 from flantune.errors import ModelError
 from flantune.inference.parts import attend_part, merge_into
-from flantune.models.attention import READY
-from flantune.models.layout import Attending, Bucket
+from flantune.models.layout import Attending, Bucket, Ints
 from flantune.types import Tokens
 
 _LONG = 48  # tokens of a segment: from there on its own call is quicker than a padded batch of several
@@ -127,29 +126,29 @@ class Wave:
         ids = np.concatenate([s.tokens for s in segments]).astype(np.int64)
         self.ids = torch.from_numpy(ids).to(self.device)
 
-    def read(self, base: Any) -> Tensor:
-        """Last hidden states (tokens, hidden) of the stock decoder `base` without its output matrix."""
-        out = base(
-            input_ids=self.ids[None],
-            attention_mask=READY.to(self.device),
-            position_ids=self.positions[None],
-            use_cache=False,
-            packed=self,
-        )
-        states: Tensor = out.last_hidden_state[0]
-        return states
-
     def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
         query, key, value = (t.transpose(1, 2)[0] for t in (query, key, value))  # (T, heads, d)
-        out, total = self._attend_own(query, key, value, scoring)
-        layer = int(module.layer_idx)
+        return self.attend_tokens(int(module.layer_idx), query, key, value, scoring)[None]
+
+    def attend_tokens(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring, wanted: Ints | None = None
+    ) -> Tensor:
+        """query (T, H, d), key and value (T, KH, d) -> (T, H, d). `wanted`: queries are of these tokens alone,
+        ascending."""
+        if wanted is None:
+            out, total = self._attend_own(query, key, value, scoring)
+        else:
+            out, total = self._attend_wanted(wanted, query, key, value, scoring)
         for part in self.parts:
+            chosen, asked = _asked_of(part, wanted)
+            if chosen.start == chosen.stop:
+                continue
             if part.own is None:
                 k, v = self.store.get(part.key, layer)
             else:
                 k, v = key[part.own].transpose(0, 1), value[part.own].transpose(0, 1)
-            chosen = slice(part.first, part.stop)
             seen = self._near(part, k.shape[1], scoring.window)
+            seen = seen if seen is None or asked is None else seen[asked]
             other, other_total = attend_part(
                 query[chosen].transpose(0, 1)[None],
                 k[None],
@@ -161,7 +160,26 @@ class Wave:
             )
             merge_into(out[chosen], total[chosen], other[0].transpose(0, 1), other_total[0].transpose(0, 1))
         self._hand_on(layer, key, value)
-        return out[None]
+        return out
+
+    def _attend_wanted(
+        self, wanted: Ints, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
+    ) -> tuple[Tensor, Tensor]:
+        """Of few tokens, each to its own segment up to itself."""
+        out = query.new_empty(*query.shape[:2], value.shape[2])
+        total = torch.empty(query.shape[:2], dtype=_sum_type(query.dtype), device=self.device)
+        starts, stops = np.searchsorted(wanted, self.firsts), np.searchsorted(wanted, self.ends)
+        for i in np.flatnonzero(stops > starts).tolist():
+            chosen, own = slice(starts[i], stops[i]), slice(self.firsts[i], self.ends[i])
+            back = (wanted[chosen] - self.firsts[i])[:, None] - np.arange(self.ends[i] - self.firsts[i])
+            seen = back >= 0 if not self.segments[i].both_ways else np.ones(back.shape, dtype=np.bool_)
+            if scoring.window is not None:
+                seen &= abs(back) < scoring.window
+            q, k, v = (t.transpose(0, 1)[None] for t in (query[chosen], key[own], value[own]))
+            mask = None if seen.all() else torch.from_numpy(seen).to(self.device)
+            made, sums = attend_part(q, k, v, scoring.scale, seen=mask, softcap=scoring.softcap)
+            out[chosen], total[chosen] = made[0].transpose(0, 1), sums[0].transpose(0, 1)
+        return out, total
 
     def _attend_own(self, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> tuple[Tensor, Tensor]:
         if self.own is None:
@@ -270,6 +288,14 @@ class Wave:
             start = self.store.starts[ancestor] if at is None else self.segments[at].start
             parts.append(_Part(ancestor, int(self.firsts[first]), int(self.ends[last]), own, start))
         return parts
+
+
+def _asked_of(part: _Part, wanted: Ints | None) -> tuple[slice, Tensor | None]:
+    """Which queries look at a part, and their places among all that could; None: they are all."""
+    if wanted is None:
+        return slice(part.first, part.stop), None
+    chosen = slice(*np.searchsorted(wanted, [part.first, part.stop]).tolist())
+    return chosen, torch.from_numpy(wanted[chosen] - part.first)
 
 
 def _sum_type(dtype: torch.dtype) -> torch.dtype:

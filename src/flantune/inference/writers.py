@@ -14,6 +14,7 @@ from torch import Tensor
 from flantune.inference.crossing import WIDEST, Absorbed, Crossing
 from flantune.inference.encoded import NothingProjected, encode, scaled
 from flantune.inference.memory import Budget, cache_bytes
+from flantune.inference.plain_decoder import Reader
 from flantune.inference.prefix_tree import build_tree, is_worth_sharing, share_nothing
 from flantune.inference.rows import Shared, Slab, SlabRow, Step, shared_runs
 from flantune.inference.scoring import logits_of
@@ -72,7 +73,7 @@ class CausalWriter:
             prompts, None if both_ways else budget.tokens, share_nothing if both_ways else is_worth_sharing
         )
         self.store, self.slab = Store(), Slab()
-        self._output = OutputMatrix(model)
+        self._reader, self._output = Reader(model), OutputMatrix(model)
         self.paths: list[tuple[int, ...]] = []  # of each row: the runs it shares
         self.ends: dict[int, Tensor] = {}  # last hidden state of runs at whose end rows begin
         self._users: Counter[int] = Counter()  # rows to come or at work below each run
@@ -143,16 +144,15 @@ class CausalWriter:
         sinks: list[Sink | None] = [SlabRow(self.slab, row_of[n]) if n in row_of else None for n in wanted]
         keep = frozenset(n for n in wanted if n not in row_of)
         wave = Wave(segments, self.store, self.device, keep, sinks)
+        ending = [i for i, n in enumerate(wanted) if n in self._ending]
         try:
-            with asking(self.model):
-                states = wave.read(self.model.base_model)
+            states = self._reader.states(wave.ids, wave.positions, wave, wave.ends[ending] - 1)
         except BaseException:
             for n in keep:  # some layers of them, not all
                 self.store.drop(n)
             raise
-        for i, n in enumerate(wanted):
-            if n in self._ending:
-                self.ends[n] = states[wave.ends[i] - 1].clone()
+        for i, state in zip(ending, states, strict=True):
+            self.ends[wanted[i]] = state.clone()
 
     def step(self, tokens: Sequence[int | None]) -> Tensor:
         places = self._places()
@@ -161,15 +161,8 @@ class CausalWriter:
         else:
             self._shared = [Shared(s.key, s.rows, s.places + 1) for s in self._shared]
         layout = Step(self.slab, self.store, self._shared, self.device)
-        with asking(self.model):
-            states = self.model.base_model(
-                input_ids=torch.tensor([tokens], device=self.device),
-                attention_mask=READY.to(self.device),
-                position_ids=torch.from_numpy(places).to(self.device)[None],
-                use_cache=False,
-                packed=layout,
-            ).last_hidden_state[0]
-        logits = self._output.logits(states)
+        ids, positions = torch.tensor(tokens, device=self.device), torch.from_numpy(places).to(self.device)
+        logits = self._output.logits(self._reader.states(ids, positions, layout))
         self.slab.lengths = self.slab.lengths + 1
         return logits
 
