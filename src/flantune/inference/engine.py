@@ -17,7 +17,7 @@ import torch
 
 from flantune.errors import ModelError, shorten
 from flantune.inference.encoded import score_encoded
-from flantune.inference.memory import Budget, automatic_budget, tokens_that_fit
+from flantune.inference.memory import Budget, automatic_budget, keep_freed_memory, tokens_that_fit
 from flantune.inference.requests import Generated, GenerateRequest, Scored, ScoreRequest
 from flantune.inference.scoring import score_in_tree
 from flantune.inference.stock import StockWriter, is_t5s, score_stock
@@ -71,6 +71,8 @@ class Engine:
             )
         if family == "encoder-decoder" and not is_prepared(model):
             prepare(model)
+        if model.device.type == "cpu":
+            keep_freed_memory()
         self.model, self.tokenizer, self.family = model, tokenizer, family
         self.max_inputs = max_inputs
         self.batch_tokens = batch_tokens
