@@ -2,47 +2,52 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
-import subprocess
 import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
-LAYERS = """
-import resource, sys
-import torch
 from flantune.inference.memory import keep_freed_memory
 
-def faults():  # of 40 layers that each take five blocks of six megabytes and free them
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(40):
-        blocks = [torch.ones(1_500_000) for _ in range(5)]
-        del blocks
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-faults()
-as_it_comes = faults()
-keep_freed_memory()
-faults()
-print(as_it_comes, faults())
-"""
+OWN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
-def page_faults(**environment: str) -> tuple[int, int]:
-    done = subprocess.run(
-        [sys.executable, "-c", LAYERS], env={"OMP_NUM_THREADS": "1", **environment}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    first, second = done.stdout.split()
-    return int(first), int(second)
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, int]]:
+    """What a C library that listens is told."""
+    found: dict[int, int] = {}
+    library = SimpleNamespace(mallopt=found.__setitem__)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in OWN:
+        monkeypatch.delenv(name, raising=False)
+    yield found
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's heap")
 class TestKeepFreedMemory:
-    def test_a_layer_finds_what_the_one_before_freed(self) -> None:
-        as_it_comes, kept = page_faults()
-        assert kept < as_it_comes / 10
+    def test_large_blocks_are_of_the_heap_and_its_free_top_stays(self, told: dict[int, int]) -> None:
+        keep_freed_memory()
+        assert told == {-3: 32 << 20, -1: 64 << 20}  # malloc.h: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 
-    def test_a_users_own_setting_stands(self) -> None:
-        as_it_comes, kept = page_faults(MALLOC_TRIM_THRESHOLD_="65536")
-        assert kept > as_it_comes / 2
+    @pytest.mark.parametrize("name", OWN)
+    def test_a_users_own_setting_stands(self, told: dict[int, int], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(name, "65536")
+        keep_freed_memory()
+        assert told == {}
+
+    def test_another_system_or_library_is_left_alone(
+        self, told: dict[int, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
+        keep_freed_memory()
+        monkeypatch.setattr(sys, "platform", "darwin")
+        keep_freed_memory()
+        assert told == {}
+
+    @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
+    def test_glibc_takes_both_figures(self) -> None:
+        tune = ctypes.CDLL(None).mallopt
+        assert tune(-3, 32 << 20) == tune(-1, 64 << 20) == 1
