@@ -32,7 +32,7 @@ test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal  # long tests may stand last in their file
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 test-browser: setup
 	bash scripts/install_chromium.sh
