@@ -131,7 +131,7 @@ class Crossing:
         for room, hidden in self.planned():
             stop = first + len(room.rows)
             assert room.states is not None
-            held = room.states[: len(room.rows)]
+            held = room.states[: len(room.rows), : max(room.lengths)]
             seen[first:stop] = attend_states(asked[first:stop], held, scoring.scale, hidden)
             first = stop
         return absorbed.answer(seen)
@@ -139,15 +139,16 @@ class Crossing:
     def planned(self) -> list[tuple[_Room, Tensor | None]]:
         """Rooms that have rows, and what hides their padding; makes `order` with them."""
         if self._plan is None:
-            rooms = [(tokens, room) for tokens, room in sorted(self._rooms.items()) if room.rows]
-            self._plan = [(room, self._hidden(tokens, room)) for tokens, room in rooms]
-            rows = [row for _, room in rooms for row in room.rows]
+            rooms = [room for _, room in sorted(self._rooms.items()) if room.rows]
+            self._plan = [(room, self._hidden(room)) for room in rooms]
+            rows = [row for room in rooms for row in room.rows]
             self.order = torch.tensor(rows, dtype=torch.int64, device=self.device)
         return self._plan
 
-    def _hidden(self, tokens: int, room: _Room) -> Tensor | None:
-        if all(length == tokens for length in room.lengths):
+    def _hidden(self, room: _Room) -> Tensor | None:
+        longest = max(room.lengths)
+        if min(room.lengths) == longest:
             return None
         lengths = torch.tensor(room.lengths, device=self.device)
-        past = torch.arange(tokens, device=self.device) >= lengths[:, None]
+        past = torch.arange(longest, device=self.device) >= lengths[:, None]
         return torch.zeros(past.shape, device=self.device).masked_fill_(past, float("-inf"))
