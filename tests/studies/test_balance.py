@@ -34,7 +34,7 @@ def world(tmp_path_factory) -> Path:
     return write_abilities(tmp_path_factory.mktemp("balance") / "abilities")
 
 
-def study_of(world: Path, tmp_path: Path, **changes: Any) -> Balance:
+def study_of(world: Path, tmp_path: Path, *, seeds: Sequence[int] = (0, 1, 2), **changes: Any) -> Balance:
     own = {
         "targets": {"talk": 1.0, "programs": 1.0},
         "guards": {"facts": 0.05},
@@ -59,7 +59,7 @@ def study_of(world: Path, tmp_path: Path, **changes: Any) -> Balance:
         "model": {"init": "demo-small"},
         "train": {"steps": 100, "batch_rows": 8, "micro_rows": 8},
         "eval": {"benchmarks": [{"name": "held_out"}]},
-        "study": {"seeds": [0, 1, 2], "balance": own},
+        "study": {"seeds": list(seeds), "balance": own},
     }
     return balance_of(parse_study(raw))
 
@@ -110,7 +110,20 @@ def outcome(world: Path, tmp_path_factory) -> tuple[Outcome, Runs]:
     return run_balance(study_of(world, folder), folder / "root", runs), runs
 
 
+def chosen_for(world: Path, folder: Path, seeds: Sequence[int], **changes: Any) -> tuple[float, ...]:
+    """Shares of the mixture found where a guard's tolerance is near."""
+    study = study_of(world, folder, seeds=seeds, guards={"facts": 0.04}, most_full_runs=30, **changes)
+    return run_balance(study, folder / "root", Runs(folder)).found.weights
+
+
 class TestStages:
+    def test_the_mixture_is_the_one_for_the_stated_number_of_seeds_however_many_confirm(
+        self, world: Path, tmp_path: Path
+    ) -> None:
+        of_three = chosen_for(world, tmp_path / "three", range(3))
+        assert chosen_for(world, tmp_path / "twelve", range(12), room_seeds=3) == of_three
+        assert chosen_for(world, tmp_path / "more", range(12)) != of_three
+
     def test_it_finds_a_mixture_that_raises_the_targets_and_keeps_the_guard(self, outcome):
         found, runs = outcome
         assert found.verdict == "balanced"

@@ -293,7 +293,7 @@ class _Study:
     def _room(self, surfaces: Surfaces) -> dict[str, float]:
         """By guard, half the interval that its confirmation is expected to have: items as in as many of the last runs,
         and seeds that vary as runs do around the surface."""
-        seeds = len(self.balance.seeds)
+        seeds = self.spec.room_seeds or len(self.balance.seeds)
         last = [self._scores[r.result.name] for r in self.runs if r.changes][-seeds:]
         room = {}
         for ability in self.goal.guards:

@@ -40,6 +40,11 @@ class BalanceSpec(Section):
     search: int = Field(8, ge=0, description="small runs of mixtures that the constrained search proposes")
     at_once: int = Field(1, ge=1, description="proposals before their results are known; as many can run side by side")
     trials: int = Field(2, ge=0, description="full runs of the best mixture so far, each correcting the surfaces")
+    room_seeds: int | None = Field(
+        None,
+        ge=1,
+        description="so many seeds' interval is kept clear of the tolerances; of as many as study.seeds if not given",
+    )
     search_seed: int = Field(1000, description="of all runs before confirmation; study.seeds confirm")
     baselines: dict[str, BaselineName | Weights] = Field(
         {"proportional": "proportional", "uniform": "uniform"},
