@@ -289,3 +289,8 @@ def test_a_guard_surely_lost_is_impossible_only_where_the_surfaces_agree(outcome
     assert verdict_of(lost, replace(found.choice, possible="undecided")) == "not balanced"
     assert verdict_of(lost, replace(found.choice, possible="no")) == "impossible"
     assert verdict_of(replace(found.found, keeps="undecided"), found.choice) == "undecided"
+
+
+def test_a_misspelt_key_is_answered_with_the_near_one(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"study\.balance\.room_seed: unknown key\. Did you mean 'room_seeds'\?"):
+        study_of(world, tmp_path, room_seed=3)

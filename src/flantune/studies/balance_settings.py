@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from flantune.errors import RecipeError, shorten
+from flantune.errors import RecipeError
 from flantune.mixtures.presets import PAPER_MIXTURES
 from flantune.recipe import Recipe, Section, parse_recipe, set_dotted
 from flantune.studies.balance_search import Goal
 from flantune.studies.point import makes_base
-from flantune.studies.settings import Study
+from flantune.studies.settings import Study, told_errors
 
 BaselineName = Literal["proportional", "uniform", "flan2022-paper-a", "flan2022-paper-b"]
 Weights = dict[str, Annotated[float, Field(gt=0)]]
@@ -106,11 +106,7 @@ def balance_of(study: Study) -> Balance:
     try:
         spec = BalanceSpec.model_validate(study.spec.balance)
     except ValidationError as e:
-        lines = []
-        for err in e.errors():
-            key = ".".join(map(str, err["loc"]))
-            lines.append(f"study.balance.{key}: {err['msg']}, got {shorten(err['input'])}.")
-        raise RecipeError("\n".join(lines)) from None
+        raise RecipeError(told_errors(e, "study.balance", BalanceSpec)) from None
     if len(study.recipe.mixture.parts) < 2:
         raise RecipeError(
             "study balance weighs the top parts of the recipe's mixture: state at least two under mixture.parts, each "

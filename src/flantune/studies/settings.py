@@ -125,7 +125,7 @@ def _model(name: str, raw: dict[str, Any]) -> ModelSpec:
     try:
         return ModelSpec.model_validate(raw)
     except ValidationError as e:
-        raise RecipeError(_told(e, f"study.models.{name}", ModelSpec)) from None
+        raise RecipeError(told_errors(e, f"study.models.{name}", ModelSpec)) from None
 
 
 def load_study(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Study:
@@ -141,10 +141,10 @@ def parse_study(raw: Mapping[str, Any], where: str = "recipe") -> Study:
     try:
         return Study(recipe, StudySpec.model_validate(fill_variables(own, variables, where)))
     except ValidationError as e:
-        raise RecipeError(_told(e, f"{where}: study", StudySpec)) from None
+        raise RecipeError(told_errors(e, f"{where}: study", StudySpec)) from None
 
 
-def _told(error: ValidationError, where: str, top: type[Section]) -> str:
+def told_errors(error: ValidationError, where: str, top: type[Section]) -> str:
     lines = []
     for err in error.errors():
         key = ".".join(str(p) for p in err["loc"])
