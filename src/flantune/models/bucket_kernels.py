@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from flantune.models.bucketed import Scoring
-from flantune.models.layout import Attending, Bucket, Indices
+from flantune.models.layout import NEVER, Attending, Bucket, Indices
 
 
 @torch.compiler.disable  # as in bucketed.py
@@ -40,7 +40,7 @@ def fused_attention(
             s[bucket.first_key :][: bucket.rows * bucket.keys].unflatten(0, (bucket.rows, -1)).transpose(1, 2)
             for s in slots[1:]
         )
-        mask = _mask(attending, bucket, window, offsets)
+        mask = _mask(attending, bucket, window, offsets, q.dtype)
         out = scaled_dot_product_attention(
             q,
             k,
@@ -58,19 +58,23 @@ def fused_attention(
 
 
 def _mask(
-    attending: Attending, bucket: Bucket, window: int | None, offsets: torch.Tensor | None
+    attending: Attending, bucket: Bucket, window: int | None, offsets: torch.Tensor | None, dtype: torch.dtype
 ) -> torch.Tensor | None:
-    """(rows or 1, heads or 1, queries, keys): True is "may look", or a learned bias that is -inf elsewhere; None where
-    there is nothing to say but causality."""
-    kept, name = attending.masks, ("bucket", bucket.first_key, window)
+    """(rows or 1, heads or 1, queries, keys), added to the scores: 0 or a learned bias, -inf where a query may not
+    look; None where there is nothing to say but causality. Where no bias is learned it is made once for all layers:
+    of a mask of bools torch makes such a one for each, and keeps them all for the backward pass."""
+    kept, name = attending.masks, ("bucket", bucket.first_key, window, None if offsets is not None else dtype)
     if name not in kept:
-        kept[name] = _seen(attending, bucket, window)
-    seen: torch.Tensor | None = kept[name]
+        seen = _seen(attending, bucket, window)
+        if seen is not None and offsets is None:
+            seen = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, NEVER)
+        kept[name] = seen
+    held: torch.Tensor | None = kept[name]
     if offsets is None:
-        return seen
+        return held
     place, of_key = _arange(bucket.queries, attending), _arange(bucket.keys, attending)
     bias = offsets[:, of_key[None, :] - place[:, None] + attending.longest - 1][None]
-    return bias if seen is None else bias.masked_fill(~seen, float("-inf"))
+    return bias if held is None else bias.masked_fill(~held, NEVER)
 
 
 def _seen(attending: Attending, bucket: Bucket, window: int | None) -> torch.Tensor | None:
