@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import T5Config, T5ForConditionalGeneration
 
-from flantune.inference import writers
+from flantune.inference import weights, writers
 from flantune.inference.t5_step import is_stock
-from flantune.inference.weights import OutputMatrix
+from flantune.inference.weights import OutputMatrix, Products
 from flantune.inference.writers import EncodedWriter
 from flantune.models.attention import prepare
 from flantune.tokens.tokenizer import Tokenizer
@@ -82,16 +82,20 @@ def play(model: Any, prompts: list[Tokens], rows: list[int], moves: list[int]) -
     st.sampled_from(FORWARDS),
     st.lists(st.tuples(st.integers(1, 9), st.integers(1, 3)), min_size=1, max_size=4),
     st.lists(st.integers(0, 20), min_size=1, max_size=24),
+    st.integers(1, 12),
 )
 def test_few_calls_say_what_the_modules_say(
-    models: dict[str, Any], name: str, shape: list[tuple[int, int]], moves: list[int]
+    models: dict[str, Any], name: str, shape: list[tuple[int, int]], moves: list[int], packed_at: int
 ):
     model = models[name]
     draw = torch.Generator().manual_seed(len(moves))
     prompts = [torch.randint(1, 50, (n,), generator=draw).int().numpy() for n, _ in shape]
     rows = [count for _, count in shape]
-    quick = play(model, prompts, rows, moves)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "_STEPS", packed_at)
+        quick = play(model, prompts, rows, moves)
     with pytest.MonkeyPatch.context() as patch, through_modules(patch):
+        patch.setattr(weights, "_STEPS", 0)  # never
         slow = play(model, prompts, rows, moves)
     for a, b in zip(quick, slow, strict=True):
         torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-5)
@@ -149,16 +153,33 @@ def test_under_autocast_the_modules_say_what_is_rounded(models: dict[str, Any], 
     assert not all(torch.equal(a, b) for a, b in zip(quick, exact, strict=True))
 
 
-def test_logits_off_a_turned_copy_are_those_of_the_output_matrix(models: dict[str, Any]):
+def test_packed_products_are_those_of_the_weights(models: dict[str, Any]):
     model = models["relu"]
     assert model.lm_head.weight is model.shared.weight
     output, states = OutputMatrix(model), torch.randn(20, 5, 24)
     with torch.inference_mode():
         for state in states:
             torch.testing.assert_close(output.logits(state), model.lm_head(state), atol=1e-5, rtol=0)
-        assert output._turned is not None
+        assert output._product is not None and output._product.is_packed
         called: list[int] = []
         hook = model.lm_head.register_forward_hook(lambda *_: called.append(1))
         output.logits(states[0])
         hook.remove()
     assert called == [1]
+
+
+def test_weights_are_packed_where_there_is_room_and_much_is_written(monkeypatch: pytest.MonkeyPatch):
+    def packed_after(steps: int, free: int) -> list[bool]:
+        monkeypatch.setattr(weights, "free_memory", lambda device: free)
+        products = Products()
+        made = [products.of(torch.randn(n, 8).t().contiguous().t()) for n in (4, 6)]  # 320 bytes
+        for _ in range(steps):
+            products.count_step()
+        x = torch.randn(3, 8)
+        for product in made:
+            torch.testing.assert_close(product(x), x @ product.weight.t(), atol=1e-5, rtol=0)
+        return [product.is_packed for product in made]
+
+    assert packed_after(weights._STEPS, 7_000) == [True, True]
+    assert packed_after(weights._STEPS - 1, 7_000) == [False, False]
+    assert packed_after(weights._STEPS, 6_000) == [False, False]

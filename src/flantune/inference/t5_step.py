@@ -2,8 +2,8 @@
 
 For a token of some rows transformers' modules spend on calls, and on Python between them, a good part of the time that
 a small model's products take. What they compute is computed here off the same weights, wherever the modules are the
-stock ones and nobody listens in (hooks). Nothing is copied, so a model trained on between two questions is asked as it
-is.
+stock ones and nobody listens in (hooks). Copies are made for the texts at work alone, so a model trained on between two
+questions is asked as it is.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.nn import functional
 from flantune.inference.plain_modules import all_plain
 from flantune.inference.rows import Step
 from flantune.inference.waves import Scoring
+from flantune.inference.weights import Product, Products
 
 _MAKES = ("transformers.models.t5.", "transformers.models.mt5.")
 
@@ -27,12 +28,12 @@ _MAKES = ("transformers.models.t5.", "transformers.models.mt5.")
 class _Layer:
     index: int
     norms: tuple[Tensor, Tensor, Tensor]
-    own: tuple[Tensor, Tensor, Tensor]  # queries, keys, values; as all matrices here (in, out)
-    own_out: Tensor
-    cross: Tensor
-    cross_out: Tensor
-    inner: tuple[Tensor, ...]  # where it is gated, the gate first
-    inner_out: Tensor
+    own: tuple[Product, ...]  # queries, keys, values
+    own_out: Product
+    cross: Product
+    cross_out: Product
+    inner: tuple[Product, ...]  # where it is gated, the gate first
+    inner_out: Product
     activation: Callable[[Tensor], Tensor]
 
 
@@ -42,25 +43,27 @@ class T5Step:
         first = decoder.block[0].layer[0].SelfAttention
         self._embedding, self._norm = decoder.embed_tokens, decoder.final_layer_norm
         self._heads, self._width, self._eps = first.n_heads, first.key_value_proj_dim, self._norm.variance_epsilon
-        self._layers = [_layer(block) for block in decoder.block]
+        self._products = Products()
+        self._layers = [_layer(block, self._products) for block in decoder.block]
         self._first = first
         self._behind = torch.empty(0, 0)
 
     def states(self, ids: Tensor, layout: Step) -> Tensor:
         """ids (rows,) -> (rows, d_model), before the output matrix; `layout` keeps the keys and values."""
+        self._products.count_step()
         x: Tensor = self._embedding(ids)
         scoring = Scoring(1.0, bias=self._bias(layout.own.longest))
         for layer in self._layers:
             normed = self._normed(x, layer.norms[0])
-            q, k, v = (self._by_head(normed @ matrix) for matrix in layer.own)
-            x = torch.addmm(x, layout.attend_own(layer.index, q, k, v, scoring).flatten(1), layer.own_out)
-            q = self._by_head(self._normed(x, layer.norms[1]) @ layer.cross)
-            x = torch.addmm(x, layout.attend_encoded(layer.index, q, scoring).flatten(1), layer.cross_out)
+            q, k, v = (self._by_head(product(normed)) for product in layer.own)
+            x = x + layer.own_out(layout.attend_own(layer.index, q, k, v, scoring).flatten(1))
+            q = self._by_head(layer.cross(self._normed(x, layer.norms[1])))
+            x = x + layer.cross_out(layout.attend_encoded(layer.index, q, scoring).flatten(1))
             normed = self._normed(x, layer.norms[2])
-            inner = layer.activation(normed @ layer.inner[0])
-            for matrix in layer.inner[1:]:
-                inner = inner.mul_(normed @ matrix)
-            x = torch.addmm(x, inner, layer.inner_out)
+            inner = layer.activation(layer.inner[0](normed))
+            for product in layer.inner[1:]:
+                inner = inner.mul_(product(normed))
+            x = x + layer.inner_out(inner)
         return self._normed(x, self._norm.weight)
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -78,19 +81,19 @@ class T5Step:
         return self._behind[:, held - longest :]
 
 
-def _layer(block: Any) -> _Layer:
+def _layer(block: Any, products: Products) -> _Layer:
     own, cross, forward = (block.layer[i] for i in range(3))
     inside = forward.DenseReluDense
     gated = hasattr(inside, "wi_0")
     return _Layer(
         index=int(own.SelfAttention.layer_idx),
         norms=(own.layer_norm.weight, cross.layer_norm.weight, forward.layer_norm.weight),
-        own=tuple(m.weight.t() for m in (own.SelfAttention.q, own.SelfAttention.k, own.SelfAttention.v)),
-        own_out=own.SelfAttention.o.weight.t(),
-        cross=cross.EncDecAttention.q.weight.t(),
-        cross_out=cross.EncDecAttention.o.weight.t(),
-        inner=tuple(m.weight.t() for m in ((inside.wi_0, inside.wi_1) if gated else (inside.wi,))),
-        inner_out=inside.wo.weight.t(),
+        own=tuple(products.of(m.weight) for m in (own.SelfAttention.q, own.SelfAttention.k, own.SelfAttention.v)),
+        own_out=products.of(own.SelfAttention.o.weight),
+        cross=products.of(cross.EncDecAttention.q.weight),
+        cross_out=products.of(cross.EncDecAttention.o.weight),
+        inner=tuple(products.of(m.weight) for m in ((inside.wi_0, inside.wi_1) if gated else (inside.wi,))),
+        inner_out=products.of(inside.wo.weight),
         activation=inside.act,
     )
 
