@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
+from flantune.inference import prefix_tree
 from flantune.tokens.tokenizer import Tokenizer, train_tokenizer
 
 # First calls load models and libraries: a limit on one example's time would fail by the machine's mood.
@@ -30,6 +31,14 @@ def quick_collections() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_runs_are_shared() -> Iterator[None]:
+    """While texts are written too: the prompts here are all short."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefix_tree, "STEP_COST", 0)
+        yield
 
 
 @pytest.fixture(scope="session")

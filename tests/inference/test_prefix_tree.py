@@ -1,10 +1,18 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flantune.inference.prefix_tree import PrefixTree, build_tree, is_worth_sharing, share_nothing
+from flantune.inference import prefix_tree
+from flantune.inference.prefix_tree import (
+    PrefixTree,
+    build_tree,
+    is_worth_sharing,
+    is_worth_sharing_in_steps,
+    share_nothing,
+)
 from flantune.types import Tokens
 
 WORDS = st.lists(st.integers(0, 2), min_size=1, max_size=12)
@@ -71,3 +79,12 @@ def test_a_thousand_questions_behind_each_other_need_no_recursion():
     rows = [list(range(n)) for n in range(1, 1_500)]
     tree = build_tree(tokens(rows), None, always)
     assert len(tree.nodes) == len(rows) and spelled(tree, tree.last[-1]) == rows[-1]
+
+
+def test_short_runs_of_few_are_not_shared_while_texts_are_written(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(prefix_tree, "STEP_COST", 512)
+    head = list(range(2, 102))
+    for members, shared in ((5, False), (6, True)):
+        tree = build_tree(tokens([[*head, 1, i] for i in range(members)]), None, is_worth_sharing_in_steps)
+        assert [spelled(tree, leaf) for leaf in tree.last] == [[*head, 1, i] for i in range(members)]
+        assert len(tree.nodes) == members + shared

@@ -21,6 +21,9 @@ from flantune.types import Tokens
 # as reading so many tokens. Measured on small decoders; a wrong guess costs time alone.
 BRANCH_COST = 8.0
 MERGE_COST = 1 / 32
+# Tokens of a run times its sequences. With fewer, a step is quicker if they are the rows' own than in calls apart; they
+# are then read again for every sequence, which some thirty steps make up for.
+STEP_COST = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,11 @@ class PrefixTree:
 def is_worth_sharing(run: int, members: int, tokens_below: int) -> bool:
     """Whether reading a common run of tokens once saves more than the branch costs."""
     return run * (members - 1) > BRANCH_COST + MERGE_COST * tokens_below
+
+
+def is_worth_sharing_in_steps(run: int, members: int, tokens_below: int) -> bool:
+    """The same where texts are written: every step looks at a shared run in calls of its own, in every layer."""
+    return run * members >= STEP_COST and is_worth_sharing(run, members, tokens_below)
 
 
 def share_nothing(run: int, members: int, tokens_below: int) -> bool:

@@ -15,7 +15,7 @@ from flantune.inference.crossing import WIDEST, Absorbed, Crossing
 from flantune.inference.encoded import NothingProjected, encode, scaled
 from flantune.inference.memory import Budget, cache_bytes
 from flantune.inference.plain_decoder import Reader
-from flantune.inference.prefix_tree import build_tree, is_worth_sharing, share_nothing
+from flantune.inference.prefix_tree import build_tree, is_worth_sharing_in_steps, share_nothing
 from flantune.inference.rows import Shared, Slab, SlabRow, Step, shared_runs
 from flantune.inference.scoring import logits_of
 from flantune.inference.t5_step import T5Step, is_stock
@@ -70,7 +70,7 @@ class CausalWriter:
         self.model, self.both_ways, self.device, self.budget = model, both_ways, model.device, budget
         self.splits = not both_ways
         self.tree = build_tree(
-            prompts, None if both_ways else budget.tokens, share_nothing if both_ways else is_worth_sharing
+            prompts, None if both_ways else budget.tokens, share_nothing if both_ways else is_worth_sharing_in_steps
         )
         self.store, self.slab = Store(), Slab()
         self._reader, self._output = Reader(model), OutputMatrix(model)

@@ -138,7 +138,8 @@ def _by_axis(
     ]
     unclear = sum(1 for cell in cells for arm in cell.arms if arm.gain is not None and not arm.surely)
     if unclear:
-        found.append(f"{unclear}{' other' if found else ''} differences have intervals that include 0: see the tables.")
+        what = "differences have intervals that include" if unclear > 1 else "difference has an interval that includes"
+        found.append(f"{unclear}{' other' if found else ''} {what} 0: see the tables.")
     return Findings(
         study=study,
         title=title,
