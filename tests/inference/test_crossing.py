@@ -33,12 +33,13 @@ def expected(attention: T5Attention, query: Tensor, states: Tensor) -> Tensor:
 
 
 def check(attention: T5Attention, crossing: Crossing, held: Sequence[Tensor]) -> None:
-    query = torch.randn(len(held), 3, 8, dtype=torch.float64)
+    query = torch.randn(len(held), 2, 3, 8, dtype=torch.float64)  # two tokens of each row
     crossing.planned()
     assert sorted(crossing.order.tolist()) == list(range(len(held)))
     got = crossing.attend(query[crossing.order], Absorbed(attention), Scoring(0.7))
     for place, row in enumerate(crossing.order.tolist()):
-        assert torch.allclose(got[place], expected(attention, query[row], held[row]), atol=1e-12)
+        wanted = torch.stack([expected(attention, token, held[row]) for token in query[row]])
+        assert torch.allclose(got[place], wanted, atol=1e-12)
 
 
 @settings(max_examples=25)

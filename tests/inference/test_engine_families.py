@@ -30,7 +30,16 @@ from transformers import (
 )
 
 from flantune.errors import ModelError
-from flantune.inference import Engine, GenerateRequest, Sampling, ScoreRequest, prefix_tree
+from flantune.inference import (
+    Engine,
+    GenerateRequest,
+    Sampling,
+    ScoreRequest,
+    drafts,
+    prefix_tree,
+    writers,
+    writing,
+)
 from flantune.inference.engine import FamilyName
 from flantune.inference.requests import GREEDY
 from flantune.inference.sampling import Draw, uniforms
@@ -243,6 +252,57 @@ def test_neither_order_nor_company_nor_budget_changes_a_text(
         monkeypatch.setattr(prefix_tree, "STEP_COST", 0 if budget != 90 else 512)  # what is shared changes nothing
         for g in engine.generate([requests[i] for i in order]):
             assert g.texts == alone[order[g.index]]
+
+
+def test_what_is_guessed_ahead_changes_no_text(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    """All rows guess from their second token on, and mostly wrong."""
+    monkeypatch.setattr(drafts, "_ALIKE", 1)
+    monkeypatch.setattr(drafts, "_SURE", 0)
+    monkeypatch.setattr(writing, "_MANY", 0)
+    engine.batch_tokens = 300
+    requests = [GenerateRequest(prompt=p, max_new_tokens=5 + 6 * i) for i, p in enumerate(PROMPTS)]
+    requests += [GenerateRequest(prompt=p, max_new_tokens=14, samples=3, sampling=SAMPLED) for p in PROMPTS[:4]]
+    for i, texts in engine.generate_tokens(requests):
+        request = requests[i]
+        for sample, told in enumerate(texts):
+            assert told == write_slowly(engine, request.prompt, request.max_new_tokens, request.sampling, sample)
+
+
+@pytest.mark.parametrize("name", ["t5", "gemma2, windows and caps"])
+def test_texts_that_go_round_in_circles_take_few_steps(
+    name: str, engines: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+):
+    engine = engines(name)
+    monkeypatch.setattr(engine, "eos_ids", frozenset())
+    requests = [GenerateRequest(prompt=p, max_new_tokens=160) for p in PROMPTS[:4]]
+    steps: list[int] = []
+    output = writers.OutputMatrix.logits
+    monkeypatch.setattr(
+        writers.OutputMatrix, "logits", lambda self, states: (steps.append(len(states)), output(self, states))[1]
+    )
+    told = dict(engine.generate_tokens(requests))
+    few = len(steps)
+    steps.clear()
+    monkeypatch.setattr(engine, "guesses", False)
+    assert dict(engine.generate_tokens(requests)) == told
+    assert all(len(texts[0]) == 160 for texts in told.values()) and few < len(steps) / 2
+
+
+def test_memory_that_ends_with_several_tokens_a_row_is_enough_for_one(
+    engines: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+):
+    engine = engines("llama")
+    requests = [GenerateRequest(prompt=p, max_new_tokens=40) for p in PROMPTS[:4]]
+    want = dict(engine.generate_tokens(requests))
+    monkeypatch.setattr(drafts, "_SURE", 0)
+    monkeypatch.setattr(writing, "_MANY", 0)
+
+    def fail(self: Any, tokens: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(writers.CausalWriter, "check", fail)
+    assert dict(engine.generate_tokens(requests)) == want
+    assert engine.budget.shrunk == 0
 
 
 @pytest.mark.parametrize("name", ["t5", "llama"])

@@ -124,8 +124,9 @@ class Crossing:
         self._plan = None
 
     def attend(self, query: Tensor, absorbed: Absorbed, scoring: Scoring) -> Tensor:
-        """query (rows, H, d) of the rows in `order` -> (rows, H, d)"""
-        asked = absorbed.ask(query)
+        """query (rows, tokens, H, d) of the rows in `order` -> (rows, tokens, H, d)"""
+        tokens = query.shape[1]
+        asked = absorbed.ask(query.flatten(0, 1)).unflatten(0, (-1, tokens)).flatten(1, 2)
         seen = torch.empty_like(asked)
         first = 0
         for room, hidden in self.planned():
@@ -134,7 +135,8 @@ class Crossing:
             held = room.states[: len(room.rows), : max(room.lengths)]
             seen[first:stop] = attend_states(asked[first:stop], held, scoring.scale, hidden)
             first = stop
-        return absorbed.answer(seen)
+        seen = seen.unflatten(1, (tokens, -1)).flatten(0, 1)
+        return absorbed.answer(seen).unflatten(0, (-1, tokens))
 
     def planned(self) -> list[tuple[_Room, Tensor | None]]:
         """Rooms that have rows, and what hides their padding; makes `order` with them."""

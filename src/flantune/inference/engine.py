@@ -49,6 +49,8 @@ class Engine:
 
     `trained_inputs`: tokens the prompts of training had at most; what the configuration says (`n_positions`) where it
     is not given. T5's relative positions go on beyond it; the first longer prompt is told of in a warning.
+
+    `guesses`: of texts that repeat themselves several tokens are read in a step (`drafts.py`); the texts are the same.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Engine:
         prompt_eos: bool = True,
         precision: Literal["fp32", "bf16"] = "fp32",
         trained_inputs: int | None = None,
+        guesses: bool = True,
     ) -> None:
         if family not in get_args(FamilyName):
             raise ValueError(f"family: expected one of {', '.join(get_args(FamilyName))}, got {family!r}")
@@ -77,7 +80,7 @@ class Engine:
         self.max_inputs = max_inputs
         self.batch_tokens = batch_tokens
         self.prompt_eos = prompt_eos or family == "encoder-decoder"
-        self.precision = precision
+        self.precision, self.guesses = precision, guesses
         self.trained_inputs = trained_inputs or getattr(model.config, "n_positions", None)
         self._told_of_length = False
         self.vocab_size = tokenizer.vocab_size
@@ -129,7 +132,8 @@ class Engine:
         lay_out_for_few_rows(self.model)
         ending = Ending(self.eos_ids, StopStrings(self.tokenizer), self.vocab_size)
         held = self.batch_tokens or tokens_that_fit(self.model)
-        writing = Writing(partial(self._writer, prompts), requests, ending, self.budget, held, self.model.device)
+        make, device = partial(self._writer, prompts), self.model.device
+        writing = Writing(make, requests, ending, self.budget, held, device, guesses=self.guesses)
         yield from self._with_precision(writing.run())
 
     def _writer(self, prompts: Sequence[Tokens], counts: Sequence[int]) -> Writer:

@@ -67,13 +67,21 @@ class Slab:
         Returns keys and values, (rows, KH, longest, d) each.
         """
         count, longest = len(self.lengths), int(self.lengths.max(initial=0)) + 1
-        k, v = self._room(layer, keys.transpose(0, 1), values.transpose(0, 1), longest)
         if self.even:
+            k, v = self._room(layer, keys.transpose(0, 1), values.transpose(0, 1), longest)
             k[:count, :, longest - 1], v[:count, :, longest - 1] = keys, values
             return k[:count, :, :longest], v[:count, :, :longest]
         row = torch.arange(count, device=keys.device)
-        place = torch.from_numpy(self.lengths).to(keys.device)
+        return self.put_at(layer, row, torch.from_numpy(self.lengths).to(keys.device), longest, keys, values)
+
+    def put_at(
+        self, layer: int, row: Tensor, place: Tensor, longest: int, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens, (tokens, KH, d) each, of the rows and at the places given. Returns keys and values of all rows,
+        (rows, KH, longest, d) each."""
+        k, v = self._room(layer, keys.transpose(0, 1), values.transpose(0, 1), longest)
         k[row, :, place], v[row, :, place] = keys, values
+        count = len(self.lengths)
         return k[:count, :, :longest], v[:count, :, :longest]
 
     def _room(self, layer: int, keys: Tensor, values: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
@@ -137,8 +145,29 @@ class Longest:
     longest: int  # what T5's bias is made for
 
 
+class Several:
+    """New tokens of rows, `counts` of them each, in the order of the rows."""
+
+    def __init__(self, counts: Sequence[int], device: torch.device) -> None:
+        self.counts: Ints = np.array(counts, dtype=np.int64)
+        self.rows, self.most = len(counts), max(counts)
+        self.row: Ints = np.repeat(np.arange(self.rows), self.counts)
+        self.ahead: Ints = np.arange(len(self.row)) - np.repeat(np.cumsum(self.counts) - self.counts, self.counts)
+        self._flat = torch.from_numpy(self.row * self.most + self.ahead).to(device)
+
+    def padded(self, flat: Tensor) -> Tensor:
+        """(tokens, ...) -> (rows, most, ...)"""
+        made = flat.new_zeros(self.rows * self.most, *flat.shape[1:])
+        return made.index_copy_(0, self._flat, flat).unflatten(0, (self.rows, self.most))
+
+    def flat(self, padded: Tensor) -> Tensor:
+        """And back."""
+        return padded.flatten(0, 1).index_select(0, self._flat)
+
+
 class Step:
-    """Attention of one new token per row: to the row's own tokens, then to the runs it shares with others."""
+    """Attention of new tokens, one of each row or `several`: to the row's own tokens, then to the runs it shares with
+    others. A new token sees those before it."""
 
     def __init__(
         self,
@@ -148,12 +177,18 @@ class Step:
         device: torch.device,
         crossing: Crossing | None = None,
         absorbed: Mapping[int, Absorbed] | None = None,
+        several: Several | None = None,
     ) -> None:
-        """`crossing` has encoder states of rows that share no run, `absorbed` what each layer does with them."""
+        """`shared`: for each new token. `crossing` has encoder states of rows that share no run, `absorbed` what each
+        layer does with them."""
         self.slab, self.store, self.shared, self.device = slab, store, shared, device
-        self.crossing, self.absorbed = crossing, absorbed or {}
+        self.crossing, self.absorbed, self.several = crossing, absorbed or {}, several
         self.lengths = torch.from_numpy(slab.lengths).to(device)
-        self.own = Longest(int(slab.lengths.max(initial=0)) + 1)
+        new: Any = 1 if several is None else several.counts
+        self.own = Longest(int((slab.lengths + new).max(initial=0)))
+        if several is not None:
+            self._row = torch.from_numpy(several.row).to(device)
+            self._place = torch.from_numpy(slab.lengths[several.row] + several.ahead).to(device)
         self._masks: dict[Any, Tensor | None] = {}
 
     def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
@@ -168,37 +203,50 @@ class Step:
     def attend_tokens(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring, wanted: Ints | None = None
     ) -> Tensor:
-        """To the row's own tokens, the new one and what it shares: query (R, H, d), key and value (R, KH, d) ->
-        (R, H, d). All rows are wanted."""
+        """To the row's own tokens, the new one and what it shares: query (T, H, d), key and value (T, KH, d) ->
+        (T, H, d). All tokens are wanted."""
         assert wanted is None
         out, total = self._attend_own(layer, query, key, value, scoring)
         return self._attend_shared(query, out, total, layer, scoring) if self.shared else out
 
     def attend_own(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
-        """To the row's own tokens and the new one alone: query, key and value (R, H, d) -> (R, H, d)."""
+        """To the row's own tokens and the new one alone: query, key and value (T, H, d) -> (T, H, d)."""
         return self._attend_own(layer, query, key, value, scoring)[0]
 
     def _attend_own(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
     ) -> tuple[Tensor, Tensor]:
+        if self.several is not None:
+            return self._attend_own_several(self.several, layer, query, key, value, scoring)
         k, v = self.slab.append(layer, key, value)
         rows, heads, width = query.shape
         folded = query.view(rows, k.shape[1], -1, width)  # the heads that share a key, below each other
         out, total = attend_part(
-            folded, k, v, scoring.scale, bias=self._own_mask(scoring, k.shape[1]), softcap=scoring.softcap
+            folded, k, v, scoring.scale, bias=self._own_mask(scoring, *folded.shape[1:3]), softcap=scoring.softcap
         )
         return out.reshape(rows, heads, -1), total.reshape(rows, heads)
 
+    def _attend_own_several(
+        self, several: Several, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
+    ) -> tuple[Tensor, Tensor]:
+        k, v = self.slab.put_at(layer, self._row, self._place, self.own.longest, key, value)
+        query = several.padded(query).unflatten(2, (k.shape[1], -1)).transpose(1, 2)  # (R, KH, tokens, group, d)
+        mask = self._own_mask(scoring, k.shape[1], query.shape[3])
+        out, total = attend_part(query.flatten(2, 3), k, v, scoring.scale, bias=mask, softcap=scoring.softcap)
+        out, total = (t.unflatten(2, (several.most, -1)).transpose(1, 2).flatten(2, 3) for t in (out, total))
+        return several.flat(out), several.flat(total)
+
     def attend_encoded(self, layer: int, query: Tensor, scoring: Scoring) -> Tensor:
-        """To the states of each row's prompt: query (R, H, d) -> (R, H, d)."""
+        """To the states of each row's prompt: query (T, H, d) -> (T, H, d)."""
         if not self.crossing:
             return self._attend_shared(query, None, None, layer, scoring)
         self.crossing.planned()
-        made = self.crossing.attend(query.index_select(0, self.crossing.order), self.absorbed[layer], scoring)
-        out = made.new_empty(query.shape[0], *made.shape[1:])
-        if self.shared:
-            self._attend_shared(query, out, None, layer, scoring)
-        return out.index_copy_(0, self.crossing.order, made)
+        several, order = self.several, self.crossing.order
+        by_row = query[:, None] if several is None else several.padded(query)
+        made = self.crossing.attend(by_row.index_select(0, order), self.absorbed[layer], scoring)
+        out = made.new_empty(len(by_row), *made.shape[1:]).index_copy_(0, order, made)
+        out = out[:, 0] if several is None else several.flat(out)
+        return self._attend_shared(query, out, None, layer, scoring) if self.shared else out
 
     def _attend_shared(
         self, query: Tensor, out: Tensor | None, total: Tensor | None, layer: int, scoring: Scoring
@@ -238,24 +286,30 @@ class Step:
         assert out is not None
         return out
 
-    def _own_mask(self, scoring: Scoring, groups: int) -> Tensor | None:
-        """Added to the scores of a row's own tokens: (R or 1, 1 or KH, 1 or group, longest). None: nothing."""
+    def _own_mask(self, scoring: Scoring, groups: int, group: int) -> Tensor | None:
+        """Added to the scores of a row's own tokens: (R or 1, 1 or KH, 1 or tokens * group, longest). None: nothing."""
         name = ("own", scoring.window, scoring.bias is not None)
-        if name not in self._masks and self.slab.even and (scoring.window or self.own.longest) >= self.own.longest:
-            bias = scoring.bias
-            self._masks[name] = None if bias is None else bias[None, :, : self.own.longest].unflatten(1, (groups, -1))
-        elif name not in self._masks:
-            place = torch.arange(self.own.longest, device=self.device)
-            back = self.lengths[:, None] - place  # tokens before the new one
+        if name in self._masks:
+            return self._masks[name]
+        bias, longest = scoring.bias, self.own.longest
+        if self.several is None and self.slab.even and (scoring.window or longest) >= longest:
+            self._masks[name] = None if bias is None else bias[None, :, :longest].unflatten(1, (groups, -1))
+        else:
+            tokens = 1 if self.several is None else self.several.most
+            new = self.lengths[:, None] + torch.arange(tokens, device=self.device)
+            back = new[:, :, None] - torch.arange(longest, device=self.device)  # places before the new one
             hidden = back < 0
             if scoring.window is not None:
                 hidden = hidden | (back >= scoring.window)
-            mask = torch.zeros(hidden.shape, device=self.device).masked_fill_(hidden, float("-inf"))[:, None, None]
-            if scoring.bias is not None:
-                offset = (self.own.longest - 1 - back).clamp(min=0, max=self.own.longest - 1)
-                bias = scoring.bias[:, offset].transpose(0, 1).float()  # (R, H, longest)
-                mask = mask + bias.unflatten(1, (groups, -1))
-            self._masks[name] = mask
+            mask = torch.zeros(hidden.shape, device=self.device).masked_fill_(hidden, float("-inf"))
+            mask = mask[:, None, :, None]  # (R, 1, tokens, 1, longest)
+            if bias is not None:
+                offset = (longest - 1 - back).clamp(min=0, max=longest - 1)
+                by_head = bias[:, offset].transpose(0, 1).float()  # (R, H, tokens, longest)
+                mask = mask + by_head.unflatten(1, (groups, -1)).transpose(2, 3)
+            elif tokens > 1:
+                mask = mask.expand(-1, -1, -1, group, -1)
+            self._masks[name] = mask.flatten(2, 3)
         return self._masks[name]
 
     def _near(self, run: Shared, keys: int, window: int | None) -> Tensor | None:

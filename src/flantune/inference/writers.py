@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from flantune.inference.encoded import NothingProjected, encode, scaled
 from flantune.inference.memory import Budget, cache_bytes
 from flantune.inference.plain_decoder import Reader
 from flantune.inference.prefix_tree import build_tree, is_worth_sharing_in_steps, share_nothing
-from flantune.inference.rows import Shared, Slab, SlabRow, Step, shared_runs
+from flantune.inference.rows import Several, Shared, Slab, SlabRow, Step, shared_runs
 from flantune.inference.scoring import logits_of
 from flantune.inference.t5_step import T5Step, is_stock
 from flantune.inference.waves import Segment, Sink, Store, Wave, asking
@@ -57,6 +57,19 @@ class Writer(Protocol):
 
     def finish(self, prompt: int) -> None:
         """No row of it is there or will come, but for those announced at the start that are left."""
+        ...
+
+
+@runtime_checkable
+class Checker(Writer, Protocol):
+    """One that can be given several tokens of a row at once."""
+
+    def check(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Append tokens to every row, one or more. Logits (tokens, vocabulary) of what follows each. `keep` is next."""
+        ...
+
+    def keep(self, counts: Sequence[int]) -> None:
+        """Of the tokens given to `check`, so many of each row stay."""
         ...
 
 
@@ -166,6 +179,18 @@ class CausalWriter:
         self.slab.lengths = self.slab.lengths + 1
         return logits
 
+    def check(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        several = Several([len(given) for given in tokens], self.device)
+        places = self._places()[several.row] + several.ahead
+        shared = shared_runs([self.paths[row] for row in several.row], places, self.device)
+        layout = Step(self.slab, self.store, shared, self.device, several=several)
+        ids, positions = _flat(tokens, self.device), torch.from_numpy(places).to(self.device)
+        return self._output.logits(self._reader.states(ids, positions, layout))
+
+    def keep(self, counts: Sequence[int]) -> None:
+        self.slab.lengths = self.slab.lengths + np.array(counts)
+        self._shared = None
+
     def _places(self) -> Any:
         stops = [self.tree.nodes[path[-1]].stop if path else 0 for path in self.paths]
         return self.slab.lengths + np.array(stops, dtype=np.int64)
@@ -260,11 +285,25 @@ class EncodedWriter:
             self._shared = shared_runs(self.paths, self.slab.lengths, self.device)
         layout = Step(self.slab, self.store, self._shared, self.device, self._crossing, self._absorbed)
         ids = torch.tensor([self._start if token is None else token for token in tokens], device=self.device)
-        quick = None if torch.is_autocast_enabled(self.device.type) else self._quick
-        states = self._by_modules(ids, layout) if quick is None else quick.states(ids, layout)
-        logits = self._output.logits(scaled(self.model, states))
+        logits = self._logits(ids, layout)
         self.slab.lengths = self.slab.lengths + 1
         return logits
+
+    def check(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        several = Several([len(given) for given in tokens], self.device)
+        places = self.slab.lengths[several.row] + several.ahead
+        shared = shared_runs([self.paths[row] for row in several.row], places, self.device)
+        layout = Step(self.slab, self.store, shared, self.device, self._crossing, self._absorbed, several)
+        return self._logits(_flat(tokens, self.device), layout)
+
+    def keep(self, counts: Sequence[int]) -> None:
+        self.slab.lengths = self.slab.lengths + np.array(counts)
+        self._shared = None
+
+    def _logits(self, ids: Tensor, layout: Step) -> Tensor:
+        quick = None if torch.is_autocast_enabled(self.device.type) else self._quick
+        states = self._by_modules(ids, layout) if quick is None else quick.states(ids, layout)
+        return self._output.logits(scaled(self.model, states))
 
     def _by_modules(self, ids: Tensor, layout: Step) -> Tensor:
         with asking(self.model):
@@ -293,3 +332,7 @@ class EncodedWriter:
         self._users[prompt] -= 1
         if self._users[prompt] == 0:
             self.store.drop(prompt)
+
+
+def _flat(tokens: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    return torch.tensor([token for given in tokens for token in given], device=device)

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 
+from flantune.inference.drafts import AHEAD, Repeats
 from flantune.inference.memory import Budget, out_of_memory
 from flantune.inference.requests import GenerateRequest
 from flantune.inference.sampling import Draw, next_tokens
 from flantune.inference.stops import StopStrings
-from flantune.inference.writers import Writer
+from flantune.inference.writers import Checker, Writer
 
 _SMALLEST = 16  # tokens: a prompt is not read in shorter parts than this
 _REFILL = (
     8  # new rows are read in when an eighth of the rows are free: reading a few at a time costs more than it saves
 )
+_MANY = 0.5  # of the rows must be sure of what they will say before any are asked about several tokens
 
 
 @dataclass(slots=True)
@@ -28,10 +31,27 @@ class Row:
     sample: int
     told: list[int] = field(default_factory=list)
     fed: int = 0  # of `told`, how many the model has been given; less than all where a row had to begin again
+    repeats: Repeats = field(default_factory=Repeats)
 
     @property
     def next_input(self) -> int | None:
         return self.told[self.fed - 1] if self.fed else None
+
+    @property
+    def is_behind(self) -> bool:
+        """It is given again what it has told."""
+        return self.fed < len(self.told)
+
+    def tell(self, token: int) -> None:
+        self.told.append(token)
+        self.repeats.saw(self.told)
+
+    def next_inputs(self, room: int) -> list[int]:
+        """The next input and what is guessed to come after it; `room`: tokens that it may still tell."""
+        if self.is_behind:
+            return self.told[self.fed - 1 : -1][: AHEAD + 1]
+        guessed = self.repeats.ahead(self.told, min(AHEAD, room - 1)) if self.repeats.are_sure else []
+        return [self.told[-1], *guessed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +68,13 @@ class Ending:
         return self.stops.is_reached(row.told, request.stop)
 
 
-def _draw_of(request: GenerateRequest, row: Row) -> Draw:
-    return Draw(request.sampling, request.first + row.sample, len(row.told))
+def _draw_of(request: GenerateRequest, row: Row, ahead: int = 0) -> Draw:
+    return Draw(request.sampling, request.first + row.sample, len(row.told) + ahead)
 
 
 class Writing:
     """`make_writer` is given how many rows each request's prompt will have; `held`: tokens whose keys and values may be
-    kept for the rows at work."""
+    kept for the rows at work; `guesses`: several tokens a step where texts go round in circles."""
 
     def __init__(
         self,
@@ -64,12 +84,15 @@ class Writing:
         budget: Budget,
         held: int,
         device: torch.device,
+        *,
+        guesses: bool = True,
     ) -> None:
         self.make_writer, self.requests, self.ending = make_writer, requests, ending
         self.budget, self.held, self.device = budget, held, device
         self._left = [r.samples if r.max_new_tokens > 0 else 0 for r in requests]
         self._told: list[list[list[int]]] = [[[] for _ in range(r.samples)] for r in requests]
         self.writer = make_writer(self._left)
+        self._guesses = guesses
         self.active: list[Row] = []
         self.waiting = deque(Row(r, sample) for r in self.writer.order() for sample in range(self._left[r]))
 
@@ -122,6 +145,9 @@ class Writing:
             yield from self._tell(logits, first)
 
     def _step(self) -> Iterator[tuple[int, list[list[int]]]]:
+        if self._guesses and isinstance(self.writer, Checker) and self._are_many_sure():
+            yield from self._check(self.writer)
+            return
         with out_of_memory(self.device) as error:
             logits = self.writer.step([row.next_input for row in self.active])
         if error:
@@ -129,6 +155,48 @@ class Writing:
             self._send_back(self.budget.rows)
             return
         yield from self._tell(logits, 0)
+
+    def _are_many_sure(self) -> bool:
+        sure = sum(row.repeats.are_sure for row in self.active)
+        return sure >= _MANY * len(self.active) and all(row.fed for row in self.active)
+
+    def _check(self, writer: Checker) -> Iterator[tuple[int, list[list[int]]]]:
+        """A step of several tokens for rows that are sure of what they will say."""
+        inputs = [row.next_inputs(self.requests[row.request].max_new_tokens - len(row.told)) for row in self.active]
+        with out_of_memory(self.device) as error:
+            logits = writer.check(inputs)
+        if error:
+            self._guesses = False
+            return
+        draws = [
+            _draw_of(self.requests[row.request], row, ahead)
+            for row, given in zip(self.active, inputs, strict=True)
+            for ahead in range(len(given))
+        ]
+        chosen = iter(next_tokens(logits[:, : self.ending.vocab_size], draws))
+        kept, ended = [], []
+        for number, (row, given) in enumerate(zip(self.active, inputs, strict=True)):
+            tokens, before = list(islice(chosen, len(given))), row.fed
+            if row.is_behind:
+                row.fed += len(given)
+            elif self._tell_checked(row, given, tokens):
+                ended.append(number)
+            kept.append(row.fed - before)
+        writer.keep(kept)
+        for number in reversed(ended):
+            yield from self._let_go(number)
+
+    def _tell_checked(self, row: Row, given: Sequence[int], chosen: Sequence[int]) -> bool:
+        """What the model would have told after each of the tokens given, as far as it was given what it would have
+        told. Returns whether the text ends with it."""
+        for token, guessed in zip(chosen, [*given[1:], None], strict=True):
+            row.tell(token)
+            row.fed += 1
+            if self.ending.is_reached(row, self.requests[row.request]):
+                return True
+            if token != guessed:
+                break
+        return False
 
     def _take_less(self, error: BaseException, prompts: Sequence[int]) -> None:
         """Memory ran out on reading these prompts."""
@@ -155,13 +223,13 @@ class Writing:
     def _tell(self, logits: torch.Tensor, first: int) -> Iterator[tuple[int, list[list[int]]]]:
         """Give each row from `first` on its next token, and let go of those that end with it."""
         rows = self.active[first:]
-        new = [i for i, row in enumerate(rows) if row.fed == len(row.told)]
+        new = [i for i, row in enumerate(rows) if not row.is_behind]
         if new:
             chosen = logits[:, : self.ending.vocab_size]
             chosen = chosen if len(new) == len(rows) else chosen[new]
             draws = [_draw_of(self.requests[r.request], r) for r in (rows[i] for i in new)]
             for i, token in zip(new, next_tokens(chosen, draws), strict=True):
-                rows[i].told.append(token)
+                rows[i].tell(token)
         for row in rows:
             row.fed += 1
         told_now = set(new)
