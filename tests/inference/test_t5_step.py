@@ -56,7 +56,7 @@ def through_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def play(model: Any, prompts: list[Tokens], rows: list[int], moves: list[int]) -> list[torch.Tensor]:
-    """Logits of every step while rows come and go as `moves` says."""
+    """Logits of every step, of one token or of several, while rows come and go as `moves` says."""
     writer = EncodedWriter(model, prompts, rows)
     waiting = [p for p, count in enumerate(rows) for _ in range(count)]
     held: list[int] = []
@@ -69,6 +69,10 @@ def play(model: Any, prompts: list[Tokens], rows: list[int], moves: list[int]) -
                 held += waiting[:count]
                 waiting = waiting[count:]
             found.append(writer.step([(7 * step + 3 * row) % 50 for row in range(len(held))]))
+            if move % 3 == 0:
+                counts = [1 + (move + row) % 4 for row in range(len(held))]
+                found.append(writer.check([[(step + 5 * i) % 50 for i in range(n)] for n in counts]))
+                writer.keep([1 + (move + row) % n for row, n in enumerate(counts)])
             if move % 5 == 0 and len(held) > 1:
                 row = move % len(held)
                 writer.drop(row)

@@ -56,6 +56,12 @@ def jobs_at_work(root: Path) -> list[int]:
     return found
 
 
+def test_a_cluster_that_is_not_there_is_told_of(tmp_path: Path) -> None:
+    ray.shutdown()  # of another file's tests
+    with pytest.raises(StateError, match="no cluster could be reached"):
+        run_points(points_of(tmp_path, 3), tmp_path / "root", ray="127.0.0.1:1")
+
+
 def test_a_cluster_trains_the_same_points_and_gets_over_a_lost_worker(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,10 +88,3 @@ def test_a_cluster_trains_the_same_points_and_gets_over_a_lost_worker(
         assert here.name == there.name and here.scores == there.scores
         models = [load_file(r.folder / "model" / "model.safetensors") for r in (here, there)]
         assert all((models[0][k] == models[1][k]).all() for k in models[0])
-
-
-def test_a_cluster_that_is_not_there_is_told_of(tmp_path: Path) -> None:
-    if ray.is_initialized():
-        pytest.skip("a cluster is connected already")
-    with pytest.raises(StateError, match="no cluster could be reached"):
-        run_points(points_of(tmp_path, 3), tmp_path / "root", ray="127.0.0.1:1")
