@@ -245,7 +245,7 @@ class LogFit:
     slope: float
     slope_low: float
     slope_high: float
-    r_squared: float | None  # None where the scores do not vary
+    r_squared: float | None  # None where the means do not vary
     counts: tuple[int, ...]
 
     def at(self, count: float) -> float:
@@ -253,8 +253,9 @@ class LogFit:
 
 
 def fit_log(counts: Sequence[int], means: Sequence[float], drawn: Floats) -> LogFit | None:
-    """`drawn` (resamples, counts). None for fewer than three counts: a line through two has no error to speak of."""
-    if len(set(counts)) < 3:
+    """`drawn` (resamples, counts). None for fewer than three counts: a line through two has no error to speak of. None
+    too where all scores are alike in every resample: the error would be 0, which nobody can know."""
+    if len(set(counts)) < 3 or np.ptp(drawn) == 0:
         return None
     design = np.stack([np.ones(len(counts)), np.log2(np.asarray(counts, dtype=float))], axis=1)
     solve = np.linalg.pinv(design)
