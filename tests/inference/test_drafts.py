@@ -19,11 +19,13 @@ def last_after(told: list[int], n: int) -> int | None:
 
 @given(st.lists(st.integers(0, 2), max_size=60), st.integers(0, 9))
 def test_guesses_are_what_came_after_the_same_tokens(told: list[int], count: int):
-    repeats, foreseen = Repeats(), 0
+    repeats, foreseen, needed = Repeats(), 0, drafts._SURE
     for i in range(len(told)):
-        foreseen = foreseen + 1 if i >= 3 and last_after(told[:i], 3) == told[i] else 0
+        right = i >= 3 and last_after(told[:i], 3) == told[i]
+        needed *= 2 if foreseen >= needed and not right else 1
+        foreseen = foreseen + 1 if right else 0
         repeats.saw(told[: i + 1])
-        assert repeats.are_sure == (foreseen >= drafts._SURE)
+        assert repeats.are_sure == (foreseen >= needed)
     guessed = repeats.ahead(told, count)
     first = last_after(told, 3) if len(told) >= 3 else None
     assert guessed[:1] == ([] if first is None or count == 0 else [first])
