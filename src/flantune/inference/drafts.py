@@ -1,10 +1,10 @@
 """Texts that go round in circles: what they will say next, as they said it before, to be checked many tokens at once.
 
-A weak model that is left to write up to its limit mostly repeats itself, and such texts are the long ones: they take
-most of the time. Where a text has long been saying what it said before, the next few tokens are guessed so, and the
-model reads them in one step; what it would not have written itself is taken back. Nothing but the time changes (Saxena
-2023, prompt lookup decoding; Leviathan et al. 2023, arXiv 2211.17192, for greedy and drawn tokens alike, since a draw
-here depends on its place alone).
+Greedy texts that do not end by themselves often repeat themselves (Holtzman et al. 2020, arXiv 1904.09751), and they go
+on to the limit when the others are done. Where a text has long been saying what it said before, the next few tokens are
+guessed so, and the model reads them in one step; what it would not have written itself is taken back. But for rounding,
+the time alone changes (Saxena 2023, prompt lookup decoding; Leviathan et al. 2023, arXiv 2211.17192; for greedy and
+drawn tokens alike, since a draw here depends on its place alone).
 """
 
 from __future__ import annotations
