@@ -37,6 +37,8 @@ from flantune.inference import (
     ScoreRequest,
     drafts,
     prefix_tree,
+    products,
+    row_loops,
     writers,
     writing,
 )
@@ -185,7 +187,12 @@ def write_slowly(engine: Engine, prompt: str, new: int, sampling: Sampling = GRE
     return told
 
 
-def test_greedy_texts_and_samples_are_those_of_one_prompt_at_a_time(engine: Engine):
+@pytest.mark.parametrize("loops", [False, True])
+def test_greedy_texts_and_samples_are_those_of_one_prompt_at_a_time(
+    engine: Engine, loops: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(row_loops, "_WORTH", 0 if loops else 1 << 62)
+    monkeypatch.setattr(products, "_STEPS", 3)  # and packed weights, where there are any
     engine.batch_tokens = 300
     requests = [GenerateRequest(prompt=p, max_new_tokens=5 + 4 * i) for i, p in enumerate(PROMPTS)]
     requests += [GenerateRequest(prompt=p, max_new_tokens=9, samples=3, sampling=SAMPLED) for p in PROMPTS[:4]]

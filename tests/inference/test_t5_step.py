@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import T5Config, T5ForConditionalGeneration
 
-from flantune.inference import weights, writers
+from flantune.inference import products, writers
+from flantune.inference.products import Products
 from flantune.inference.t5_step import is_stock
-from flantune.inference.weights import OutputMatrix, Products
+from flantune.inference.weights import OutputMatrix
 from flantune.inference.writers import EncodedWriter
 from flantune.models.attention import prepare
 from flantune.tokens.tokenizer import Tokenizer
@@ -96,10 +97,10 @@ def test_few_calls_say_what_the_modules_say(
     prompts = [torch.randint(1, 50, (n,), generator=draw).int().numpy() for n, _ in shape]
     rows = [count for _, count in shape]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, "_STEPS", packed_at)
+        patch.setattr(products, "_STEPS", packed_at)
         quick = play(model, prompts, rows, moves)
     with pytest.MonkeyPatch.context() as patch, through_modules(patch):
-        patch.setattr(weights, "_STEPS", 0)  # never
+        patch.setattr(products, "_STEPS", 0)  # never
         slow = play(model, prompts, rows, moves)
     for a, b in zip(quick, slow, strict=True):
         torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-5)
@@ -174,16 +175,16 @@ def test_packed_products_are_those_of_the_weights(models: dict[str, Any]):
 
 def test_weights_are_packed_where_there_is_room_and_much_is_written(monkeypatch: pytest.MonkeyPatch):
     def packed_after(steps: int, free: int) -> list[bool]:
-        monkeypatch.setattr(weights, "free_memory", lambda device: free)
-        products = Products()
-        made = [products.of(torch.randn(n, 8).t().contiguous().t()) for n in (4, 6)]  # 320 bytes
+        monkeypatch.setattr(products, "free_memory", lambda device: free)
+        held = Products()
+        made = [held.of(torch.randn(n, 8).t().contiguous().t()) for n in (4, 6)]  # 320 bytes
         for _ in range(steps):
-            products.count_step()
+            held.count_step()
         x = torch.randn(3, 8)
         for product in made:
             torch.testing.assert_close(product(x), x @ product.weight.t(), atol=1e-5, rtol=0)
         return [product.is_packed for product in made]
 
-    assert packed_after(weights._STEPS, 7_000) == [True, True]
-    assert packed_after(weights._STEPS - 1, 7_000) == [False, False]
-    assert packed_after(weights._STEPS, 6_000) == [False, False]
+    assert packed_after(products._STEPS, 7_000) == [True, True]
+    assert packed_after(products._STEPS - 1, 7_000) == [False, False]
+    assert packed_after(products._STEPS, 6_000) == [False, False]

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flantune.inference import row_loops
 from flantune.inference.parts import attend_part
+from flantune.inference.row_loops import MOST_QUERIES, loops_pay
 from flantune.inference.waves import Scoring
 from flantune.models.layout import padded_lengths
 
@@ -128,12 +130,17 @@ class Crossing:
         tokens = query.shape[1]
         asked = absorbed.ask(query.flatten(0, 1)).unflatten(0, (-1, tokens)).flatten(1, 2)
         seen = torch.empty_like(asked)
+        held = sum(room.states.numel() for room, _ in self.planned() if room.states is not None)
+        by_loops = asked.shape[1] <= MOST_QUERIES and loops_pay(asked, held)
         first = 0
         for room, hidden in self.planned():
             stop = first + len(room.rows)
             assert room.states is not None
-            held = room.states[: len(room.rows), : max(room.lengths)]
-            seen[first:stop] = attend_states(asked[first:stop], held, scoring.scale, hidden)
+            own, states = asked[first:stop], room.states[: len(room.rows)]
+            if by_loops:
+                seen[first:stop] = row_loops.attend_states(own, states, room.lengths, scoring.scale)
+            else:
+                seen[first:stop] = attend_states(own, states[:, : max(room.lengths)], scoring.scale, hidden)
             first = stop
         seen = seen.unflatten(1, (tokens, -1)).flatten(0, 1)
         return absorbed.answer(seen).unflatten(0, (-1, tokens))

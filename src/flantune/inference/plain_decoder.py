@@ -2,8 +2,8 @@
 
 What transformers' modules compute is computed here off the same weights: a norm, a rotation, a gate in one or two
 passes over memory instead of five. Of the last layer only those tokens are finished whose states somebody wants: of a
-prompt that is one, and of a shared beginning none. Nothing is copied, so a model trained on between two questions is
-asked as it is.
+prompt that is one, and of a shared beginning none. Copies are made for texts at work alone, so a model trained on
+between two questions is asked as it is.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from flantune.inference.plain_modules import all_plain
+from flantune.inference.products import Products, ReadsMany
 from flantune.inference.waves import Attends, Scoring, asking
 from flantune.models.attention import READY
 from flantune.models.layout import Ints
@@ -43,7 +44,7 @@ class Reader:
         """ids and positions (T,) -> last hidden states (T, hidden), or those of the tokens `wanted`, ascending."""
         if self._plain is not None and not torch.is_autocast_enabled("cpu"):
             return self._plain.states(ids, positions, layout, wanted)
-        with asking(self.model):
+        with asking(self.model), ReadsMany():
             states: Tensor = self.model.base_model(
                 input_ids=ids[None],
                 attention_mask=READY.to(ids.device),
@@ -53,65 +54,70 @@ class Reader:
             ).last_hidden_state[0]
         return states if wanted is None else states.index_select(0, torch.from_numpy(wanted).to(ids.device))
 
+    def step(self, ids: Tensor, positions: Tensor, layout: AttendsTokens) -> Tensor:
+        """`states` of a few tokens, one call of many."""
+        if self._plain is not None:
+            self._plain.products.count_step()
+        return self.states(ids, positions, layout)
+
 
 class PlainDecoder:
     def __init__(self, model: Any) -> None:
         self._base = model.base_model
+        self.products = Products()
+        layers = self._base.layers[: self._base.config.num_hidden_layers]
+        self._layers = [_Layer(layer, self.products) for layer in layers]
 
     def states(self, ids: Tensor, positions: Tensor, layout: AttendsTokens, wanted: Ints | None) -> Tensor:
         """As `Reader.states`."""
-        base = self._base
-        x: Tensor = base.embed_tokens(ids)
-        turned = [t[0][:, None] for t in base.rotary_emb(x[None], positions[None])]
-        layers = base.layers[: base.config.num_hidden_layers]
-        for layer in layers[:-1]:
-            x = _read(layer, x, turned, layout)
-        return _normed(base.norm, _read(layers[-1], x, turned, layout, wanted))
+        x: Tensor = self._base.embed_tokens(ids)
+        turned = [t[0][:, None] for t in self._base.rotary_emb(x[None], positions[None])]
+        for layer in self._layers[:-1]:
+            x = layer.read(x, turned, layout)
+        return _normed(self._base.norm, self._layers[-1].read(x, turned, layout, wanted))
 
 
-def _read(layer: Any, x: Tensor, turned: Sequence[Tensor], layout: AttendsTokens, wanted: Ints | None = None) -> Tensor:
-    """x (T, hidden), which is written over, -> (T or wanted, hidden). `turned`: cosines and sines (T, 1, d)."""
-    attention, forward = layer.self_attn, layer.mlp
-    normed = _normed(layer.input_layernorm, x)
-    key = _rotated(_by_head(attention, "k", normed), *turned)
-    value = _by_head(attention, "v", normed)
-    if wanted is not None:
-        chosen = torch.from_numpy(wanted)
-        normed, x, *turned = (t.index_select(0, chosen) for t in (normed, x, *turned))
-    query = _rotated(_by_head(attention, "q", normed), *turned)
-    seen = layout.attend_tokens(int(attention.layer_idx), query, key, value, _scoring(attention), wanted)
-    x = _added(x, seen.flatten(1), attention.o_proj)
-    normed = _normed(layer.post_attention_layernorm, x)
-    inner = forward.act_fn(_linear(forward.gate_proj, normed)).mul_(_linear(forward.up_proj, normed))
-    return _added(x, inner, forward.down_proj)
+class _Layer:
+    def __init__(self, layer: Any, products: Products) -> None:
+        self._layer = layer
+        linears = [m for m in layer.modules() if isinstance(m, nn.Linear)]
+        self._product = {id(m): products.of(m.weight) for m in linears}
+
+    def read(self, x: Tensor, turned: Sequence[Tensor], layout: AttendsTokens, wanted: Ints | None = None) -> Tensor:
+        """x (T, hidden), which is written over, -> (T or wanted, hidden). `turned`: cosines and sines (T, 1, d)."""
+        attention, forward = self._layer.self_attn, self._layer.mlp
+        normed = _normed(self._layer.input_layernorm, x)
+        key = _rotated(self._by_head(attention, "k", normed), *turned)
+        value = self._by_head(attention, "v", normed)
+        if wanted is not None:
+            chosen = torch.from_numpy(wanted)
+            normed, x, *turned = (t.index_select(0, chosen) for t in (normed, x, *turned))
+        query = _rotated(self._by_head(attention, "q", normed), *turned)
+        seen = layout.attend_tokens(int(attention.layer_idx), query, key, value, _scoring(attention), wanted)
+        x = x.add_(self._linear(attention.o_proj, seen.flatten(1)))
+        normed = _normed(self._layer.post_attention_layernorm, x)
+        inner = forward.act_fn(self._linear(forward.gate_proj, normed)).mul_(self._linear(forward.up_proj, normed))
+        return x.add_(self._linear(forward.down_proj, inner))
+
+    def _by_head(self, attention: Any, kind: str, x: Tensor) -> Tensor:
+        """Queries, keys or values ("q", "k", "v") of x (T, hidden): (T, heads, d). Qwen 3 norms all but values by
+        head."""
+        made = self._linear(getattr(attention, f"{kind}_proj"), x).unflatten(1, (-1, attention.head_dim))
+        norm = getattr(attention, f"{kind}_norm", None)
+        return made if norm is None else _normed(norm, made)
+
+    def _linear(self, module: Any, x: Tensor) -> Tensor:
+        return self._product[id(module)](x, module.bias)
 
 
 def _normed(norm: Any, x: Tensor) -> Tensor:
     return functional.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
-def _by_head(attention: Any, kind: str, x: Tensor) -> Tensor:
-    """Queries, keys or values ("q", "k", "v") of x (T, hidden): (T, heads, d). Qwen 3 norms all but values by head."""
-    made = _linear(getattr(attention, f"{kind}_proj"), x).unflatten(1, (-1, attention.head_dim))
-    norm = getattr(attention, f"{kind}_norm", None)
-    return made if norm is None else _normed(norm, made)
-
-
 def _scoring(attention: Any) -> Scoring:
     # Mistral's window is the configuration's, Qwen's the layer's; Llama has none, whatever its configuration says.
     own = attention.config if type(attention).__module__.endswith("mistral") else attention
     return Scoring(float(attention.scaling), getattr(own, "sliding_window", None))
-
-
-def _linear(module: Any, x: Tensor) -> Tensor:
-    return functional.linear(x, module.weight, module.bias)
-
-
-def _added(x: Tensor, y: Tensor, linear: Any) -> Tensor:
-    """x + linear(y), in x's place."""
-    if linear.bias is not None:
-        x.add_(linear.bias)
-    return x.addmm_(y, linear.weight.t())
 
 
 def _rotated(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:

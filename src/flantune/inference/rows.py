@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flantune.inference import row_loops
 from flantune.inference.crossing import Absorbed, Crossing
 from flantune.inference.parts import attend_part, merge_into
+from flantune.inference.row_loops import loops_pay
 from flantune.inference.waves import Scoring, Store
 from flantune.models.layout import Ints
 
@@ -73,6 +75,11 @@ class Slab:
             return k[:count, :, :longest], v[:count, :, :longest]
         row = torch.arange(count, device=keys.device)
         return self.put_at(layer, row, torch.from_numpy(self.lengths).to(keys.device), longest, keys, values)
+
+    def room_for(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all slots, (slots, KH, room, d) each, with room for a token more of each row. `keys` and
+        `values` (rows, KH, d) say what they look like."""
+        return self._room(layer, keys.transpose(0, 1), values.transpose(0, 1), int(self.lengths.max(initial=0)) + 1)
 
     def put_at(
         self, layer: int, row: Tensor, place: Tensor, longest: int, keys: Tensor, values: Tensor
@@ -218,6 +225,12 @@ class Step:
     ) -> tuple[Tensor, Tensor]:
         if self.several is not None:
             return self._attend_own_several(self.several, layer, query, key, value, scoring)
+        if scoring.softcap is None and loops_pay(query, 2 * key[0].numel() * int(self.slab.lengths.sum())):
+            held = self.slab.room_for(layer, key, value)
+            bias = None if scoring.bias is None else scoring.bias[:, : self.own.longest]
+            return row_loops.attend_own(
+                query, (key, value), held, self.slab.lengths, scoring.scale, scoring.window, bias
+            )
         k, v = self.slab.append(layer, key, value)
         rows, heads, width = query.shape
         folded = query.view(rows, k.shape[1], -1, width)  # the heads that share a key, below each other

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flantune.inference.plain_modules import all_plain
+from flantune.inference.products import Product, Products
 from flantune.inference.rows import Step
 from flantune.inference.waves import Scoring
-from flantune.inference.weights import Product, Products
 
 _MAKES = ("transformers.models.t5.", "transformers.models.mt5.")
 

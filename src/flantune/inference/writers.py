@@ -175,7 +175,7 @@ class CausalWriter:
             self._shared = [Shared(s.key, s.rows, s.places + 1) for s in self._shared]
         layout = Step(self.slab, self.store, self._shared, self.device)
         ids, positions = torch.tensor(tokens, device=self.device), torch.from_numpy(places).to(self.device)
-        logits = self._output.logits(self._reader.states(ids, positions, layout))
+        logits = self._output.logits(self._reader.step(ids, positions, layout))
         self.slab.lengths = self.slab.lengths + 1
         return logits
 
@@ -185,7 +185,7 @@ class CausalWriter:
         shared = shared_runs([self.paths[row] for row in several.row], places, self.device)
         layout = Step(self.slab, self.store, shared, self.device, several=several)
         ids, positions = _flat(tokens, self.device), torch.from_numpy(places).to(self.device)
-        return self._output.logits(self._reader.states(ids, positions, layout))
+        return self._output.logits(self._reader.step(ids, positions, layout))
 
     def keep(self, counts: Sequence[int]) -> None:
         self.slab.lengths = self.slab.lengths + np.array(counts)
