@@ -31,6 +31,7 @@ from lm_eval_side import (
     open_harness,
     read_asked,
     timed,
+    warm_up,
     write_asked,
 )
 
@@ -46,7 +47,7 @@ def ours(
     engine = open_engine(folder, family, device)
     engine.guesses = guesses
     requests = [GenerateRequest(prompt=a.prompt, stop=a.stop, max_new_tokens=new_tokens) for a in asked]
-    list(engine.generate([GenerateRequest(prompt="Q: 1\nA:", max_new_tokens=2)]))  # loads what is loaded once
+    warm_up(engine)
     made = timed(lambda: {g.index: (g.text, g.new_tokens) for g in engine.generate(requests)})
     told = [made["answers"][i] for i in range(len(asked))]
     made["answers"] = [text for text, _ in told]

@@ -153,6 +153,15 @@ def open_engine(folder: Path, family: str, device: str = "cpu") -> Any:
     return Engine(model, tokenizer, name, max_inputs=MAX_LENGTH, prompt_eos=family == "t5")
 
 
+def warm_up(engine: Any) -> None:
+    """What is loaded once, and what an installation compiles once."""
+    from flantune.inference import GenerateRequest, row_loops
+
+    kept, row_loops._WORTH = row_loops._WORTH, 0
+    list(engine.generate([GenerateRequest(prompt="Q: 1\nA:", max_new_tokens=4)]))
+    row_loops._WORTH = kept
+
+
 def open_harness(folder: Path, family: str, batch: int, device: str = "cpu") -> Any:
     import logging
 
