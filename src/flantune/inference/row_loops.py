@@ -59,10 +59,10 @@ def attend_own(
     (rows or more, KH, room, d) each, and its query (rows, H, d) looks at all of them, or at the last `window`. `bias`
     (H, n) is added, its last column for the new token, the one before for the token before. -> (rows, H, d), log of the
     sum (rows, H)."""
-    rows, heads, _ = query.shape
-    out, total = torch.empty_like(query), query.new_empty(rows, heads)
-    added = query.new_zeros(heads, 0) if bias is None else bias.contiguous()
-    arrays = [t.contiguous().numpy() for t in (query, *new)] + [t.numpy() for t in (*held, added)]
+    query = query.contiguous()
+    out, total = torch.empty_like(query), query.new_empty(query.shape[:2])
+    added = query.new_zeros(query.shape[1], 0) if bias is None else bias.contiguous()
+    arrays = [t.numpy() for t in (query, *(t.contiguous() for t in new), *held, added)]
     nearest = int(lengths.max(initial=0)) + 1 if window is None else window
     compiled(_attend_own, quick=True, parallel=True)(*arrays, lengths, scale, nearest, out.numpy(), total.numpy())
     return out, total
