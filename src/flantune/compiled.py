@@ -6,8 +6,10 @@ import importlib
 from collections.abc import Callable
 from functools import cache
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeVar
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_MAKE = "__made_for_numba__"
 # Sums in any order, products and sums as one; no number is taken to be finite.
 _QUICK = {"reassoc", "contract", "nsz"}
 
@@ -32,6 +34,16 @@ def compiled(function: Callable[..., Any], *, quick: bool = False, parallel: boo
     return made
 
 
+def written_as(make: Callable[[], Any]) -> Callable[[_Function], _Function]:
+    """A function that compiled ones call as what `make` returns, something of numba's own; in Python it is itself."""
+
+    def told(function: _Function) -> _Function:
+        setattr(function, _MAKE, cache(make))
+        return function
+
+    return told
+
+
 def _with_parts(function: Callable[..., Any], quick: bool) -> Callable[..., Any]:
     """The same code, with compiled functions under the names of those it calls: numba calls no plain one."""
     assert isinstance(function, FunctionType)
@@ -39,48 +51,21 @@ def _with_parts(function: Callable[..., Any], quick: bool) -> Callable[..., Any]
     parts = {
         name: compiled(own[name], quick=quick)
         for name in function.__code__.co_names
-        if isinstance(own.get(name), FunctionType) and own[name].__module__ == module
+        if isinstance(own.get(name), FunctionType) and own[name].__module__ == module and not hasattr(own[name], _MAKE)
     }
-    parts |= {name: make() for name, make in _BUILT_IN.items() if name in function.__code__.co_names and name in own}
+    named = [name for name in function.__code__.co_names if name in own]
+    parts |= {name: own[name].__dict__[_MAKE]() for name in named if _MAKE in getattr(own[name], "__dict__", {})}
+    if "prange" in named:
+        parts["prange"] = _prange()
     if not parts:
         return function
     return FunctionType(function.__code__, {**own, **parts}, function.__name__, function.__defaults__)
-
-
-def prefetch(array: Any, at: int) -> None:
-    """Element `at` of a flat array will be wanted soon: a hint to the processor, where compiled; nothing in Python."""
 
 
 def _prange() -> Any:
     import numba
 
     return numba.prange
-
-
-@cache
-def _prefetch() -> Any:
-    from llvmlite import ir
-    from numba.core import cgutils, types
-    from numba.extending import intrinsic
-
-    number, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
-    read, second_cache, data = (ir.Constant(number, n) for n in (0, 2, 1))
-
-    def call(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        place = builder.bitcast(builder.gep(array.data, [arguments[1]]), pointer)
-        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
-        hint = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        builder.call(hint, [place, read, second_cache, data])
-        return context.get_dummy_value()
-
-    def prefetch(typing: Any, array: Any, at: Any) -> Any:
-        return types.void(array, at), call
-
-    return intrinsic(prefetch)
-
-
-_BUILT_IN: dict[str, Callable[[], Any]] = {"prange": _prange, "prefetch": _prefetch}
 
 
 def shared_threads() -> bool:

@@ -168,7 +168,7 @@ def test_the_encoder_reads_each_prompt_once(t5: T5ForConditionalGeneration, toke
 def test_a_text_ends_before_its_first_stop_string_and_nothing_else_changes(engine: Engine):
     for prompt in PROMPTS:
         whole = texts(engine, [GenerateRequest(prompt=prompt, max_new_tokens=40)])[0]
-        for stop in (whole[5:7], whole[-3:], whole[0]):
+        for stop in filter(None, (whole[5:7], whole[-3:], whole[0])):  # one text is short
             got = texts(engine, [GenerateRequest(prompt=prompt, max_new_tokens=40, stop=("never said", stop))])[0]
             assert got == whole[: whole.index(stop)]
 

@@ -29,6 +29,7 @@ from transformers import (
     T5GemmaForConditionalGeneration,
 )
 
+from flantune.compiled import shared_threads
 from flantune.errors import ModelError
 from flantune.inference import (
     Engine,
@@ -261,12 +262,14 @@ def test_neither_order_nor_company_nor_budget_changes_a_text(
             assert g.texts == alone[order[g.index]]
 
 
+@pytest.mark.parametrize("loops", [False, True])
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("t5gemma")])  # it is never asked
 def test_what_is_guessed_ahead_changes_no_text(
-    name: str, engines: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+    name: str, loops: bool, engines: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
 ):
     """All rows guess from their second token on, and mostly wrong."""
     engine = engines(name)
+    monkeypatch.setattr(row_loops, "_WORTH", 0 if loops else 1 << 62)
     monkeypatch.setattr(drafts, "_ALIKE", 1)
     monkeypatch.setattr(drafts, "_SURE", 0)
     monkeypatch.setattr(writing, "_MANY", 0)
@@ -285,6 +288,16 @@ def test_texts_that_go_round_in_circles_take_few_steps(
 ):
     engine = engines(name)
     monkeypatch.setattr(engine, "eos_ids", frozenset())
+    monkeypatch.setattr(row_loops, "_WORTH", 0)
+    looked = 0
+
+    def attend_keys(*given: Any) -> Any:
+        nonlocal looked
+        looked += 1
+        return by_keys(*given)
+
+    by_keys = row_loops.attend_keys
+    monkeypatch.setattr(row_loops, "attend_keys", attend_keys)
     requests = [GenerateRequest(prompt=p, max_new_tokens=240) for p in PROMPTS[:4]]
     steps: list[int] = []
     output = writers.OutputMatrix.logits
@@ -293,6 +306,7 @@ def test_texts_that_go_round_in_circles_take_few_steps(
     )
     told = dict(engine.generate_tokens(requests))
     few = len(steps)
+    assert bool(looked) == (name == "t5" and shared_threads())  # encoder states' keys and values, once it is worth them
     steps.clear()
     monkeypatch.setattr(engine, "guesses", False)
     assert dict(engine.generate_tokens(requests)) == told

@@ -14,6 +14,7 @@ from torch import Tensor
 from flantune.compiled import _on_torch_threads, shared_threads
 from flantune.inference import row_loops
 from flantune.inference.crossing import Absorbed, Crossing
+from flantune.inference.vectors import LANES
 from flantune.inference.waves import Scoring
 
 pytestmark = pytest.mark.skipif(not shared_threads(), reason="no OpenMP that numba and torch share")
@@ -33,9 +34,9 @@ def some_states(lengths: Sequence[int], queries: int, width: int) -> tuple[Tenso
 
 
 @settings(max_examples=60)
-@given(st.lists(st.integers(1, 90), min_size=1, max_size=5), st.integers(1, 19), st.integers(1, 70), st.booleans())
-def test_states_are_weighed_as_by_one_softmax(lengths: list[int], queries: int, width: int, large: bool):
-    asked, states = some_states(lengths, queries, width)
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=5), st.integers(1, 19), st.integers(1, 5), st.booleans())
+def test_states_are_weighed_as_by_one_softmax(lengths: list[int], queries: int, lanes: int, large: bool):
+    asked, states = some_states(lengths, queries, lanes * LANES)
     asked = asked * (30 if large else 1)  # the largest score comes late, and one state has all the weight
     got = row_loops.attend_states(asked, states, lengths, 0.5)
     assert got.shape == asked.shape
@@ -54,10 +55,48 @@ def test_states_past_a_rows_end_weigh_nothing():
 
 
 def test_the_loops_read_as_python_compute_the_same():
-    asked, states = some_states([3, 21], 4, 12)
+    asked, states = some_states([3, 21], 8, 32)
     out = np.empty_like(asked.numpy())
     row_loops._attend_states(asked.numpy(), states.numpy(), np.array([3, 21]), out)
     torch.testing.assert_close(row_loops.attend_states(asked, states, [3, 21], 1.0), torch.from_numpy(out))
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.integers(1, 90), min_size=1, max_size=4),
+    st.integers(1, 10),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.booleans(),
+)
+def test_tokens_look_at_the_keys_of_their_row(lengths: list[int], tokens: int, heads: int, lanes: int, large: bool):
+    query, keys, values = some_keys(lengths, tokens, heads, lanes * LANES)
+    query = query * (30 if large else 1)
+    got = row_loops.attend_keys(query, keys, values, lengths, 0.5)
+    assert got.shape == query.shape
+    for row, length in enumerate(lengths):
+        k, v = (t[row, :length].unflatten(1, (heads, -1)) for t in (keys, values))
+        for token, head in np.ndindex(tokens, heads):
+            wanted, _ = looked_at(query[row, token, head], k[:, head], v[:, head], 0.5, torch.zeros(length))
+            torch.testing.assert_close(got[row, token, head].double(), wanted, atol=2e-4 if large else 5e-6, rtol=0)
+
+
+def some_keys(lengths: Sequence[int], tokens: int, heads: int, width: int) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(sum(lengths) + tokens)
+    room = -(-max(lengths) // LANES) * LANES
+    shapes = (len(lengths), tokens, heads, width), *[(len(lengths), room, heads * width)] * 2
+    return [torch.randn(shape, generator=draw) for shape in shapes]
+
+
+def test_keys_past_a_rows_end_weigh_nothing_and_python_says_the_same():
+    query, keys, values = some_keys([5, 40], 8, 2, LANES)
+    before = row_loops.attend_keys(query, keys, values, [5, 40], 1.0)
+    keys[0, 5:], keys[1, 40:], values[0, 5:], values[1, 40:] = 1e6, -1e6, 1e6, 1e6
+    assert torch.equal(row_loops.attend_keys(query, keys, values, [5, 40], 1.0), before)
+    asked = query.transpose(1, 2).contiguous()
+    out = np.empty_like(asked.numpy())
+    row_loops._attend_keys(asked.numpy(), keys.numpy(), values.numpy(), np.array([5, 40]), out)
+    torch.testing.assert_close(before, torch.from_numpy(out).transpose(1, 2))
 
 
 @settings(max_examples=60)
@@ -97,16 +136,16 @@ def test_crossing_is_the_same_with_loops_and_without(monkeypatch: pytest.MonkeyP
     from transformers import T5Config
     from transformers.models.t5.modeling_t5 import T5Attention
 
-    attention = T5Attention(T5Config(d_model=24, d_kv=8, num_heads=3, is_decoder=True), layer_idx=0)
+    attention = T5Attention(T5Config(d_model=32, d_kv=8, num_heads=3, is_decoder=True), layer_idx=0)
     crossing = Crossing(torch.device("cpu"))
     query = torch.randn(6, 2, 3, 8)
     with torch.inference_mode():
         monkeypatch.setattr(row_loops, "_WORTH", 0)
-        crossing.add(range(6), [torch.randn(n, 24) for n in (9, 17, 33, 17, 50, 2)])
+        crossing.add(range(6), [torch.randn(n, 32) for n in (9, 17, 33, 17, 50, 2)])
         absorbed = Absorbed(attention)
-        by_loops = crossing.attend(query, absorbed, Scoring(0.7))
+        by_loops = crossing.attend(query, 0, absorbed, Scoring(0.7))
         monkeypatch.setattr(row_loops, "_WORTH", 1 << 20)
-        torch.testing.assert_close(crossing.attend(query, absorbed, Scoring(0.7)), by_loops, atol=1e-5, rtol=0)
+        torch.testing.assert_close(crossing.attend(query, 0, absorbed, Scoring(0.7)), by_loops, atol=1e-5, rtol=0)
 
 
 def test_other_threads_than_torchs_are_left_alone(monkeypatch: pytest.MonkeyPatch):
@@ -135,3 +174,6 @@ def test_little_and_other_numbers_are_torchs():
     assert row_loops.loops_pay(torch.zeros(1), 1 << 20)
     assert not row_loops.loops_pay(torch.zeros(1), (1 << 20) - 1)
     assert not row_loops.loops_pay(torch.zeros(1, dtype=torch.float64), 1 << 20)
+    assert row_loops.states_pay(torch.zeros(1, 64, LANES), 1 << 20)
+    assert not row_loops.states_pay(torch.zeros(1, 65, LANES), 1 << 20)
+    assert not row_loops.states_pay(torch.zeros(1, 1, LANES + 1), 1 << 20)

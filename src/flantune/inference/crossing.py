@@ -2,12 +2,13 @@
 
 A score is q Wk e for every encoder state e. With Wk taken to q's side, and Wv to the far side of the sum, the states
 are keys and values of all heads in all layers: nothing is projected, and kept is one vector a token instead of two for
-every layer.
+every layer. Of one token a row that is the least to read. Of several it is the most to multiply, and keys and values
+are better, if there is room for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from flantune.inference import row_loops
 from flantune.inference.parts import attend_part
-from flantune.inference.row_loops import MOST_QUERIES, loops_pay
+from flantune.inference.vectors import LANES
 from flantune.inference.waves import Scoring
 from flantune.models.layout import padded_lengths
 
@@ -58,6 +59,30 @@ def attend_states(asked: Tensor, states: Tensor, scale: float, hidden: Tensor | 
     return attend_part(asked[:, None], states, states, scale, bias=bias)[0][:, 0]
 
 
+class _Keys:
+    """Keys and values of a layer for the rows of a room, (rows or more, tokens, H * d) each. They are made when asked
+    for."""
+
+    def __init__(self, slots: int, tokens: int, absorbed: Absorbed) -> None:
+        self._weights = [m.flatten(0, 1) for m in (absorbed.of_key, absorbed.of_value)]
+        shape = (slots, -(-tokens // LANES) * LANES, len(self._weights[0]))
+        self.both = [m.new_zeros(shape) for m in self._weights]  # padding must be a number
+        self.made: set[int] = set()  # places
+
+    def make(self, place: int, states: Tensor) -> None:
+        if place not in self.made:
+            for held, weight in zip(self.both, self._weights, strict=True):
+                torch.mm(states, weight.T, out=held[place, : len(states)])
+            self.made.add(place)
+
+    def drop(self, place: int, last: int) -> None:
+        self.made.discard(place)
+        if last in self.made:
+            for held in self.both:
+                held[place] = held[last]
+            self.made = (self.made - {last}) | {place}
+
+
 class _Room:
     """States of rows of like length, padded: (rows or more, tokens, d_model)."""
 
@@ -65,6 +90,7 @@ class _Room:
         self.states: Tensor | None = None
         self.rows: list[int] = []
         self.lengths: list[int] = []
+        self._keys: dict[int, _Keys] = {}  # by layer
 
     def add(self, tokens: int, rows: Sequence[int], states: Sequence[Tensor]) -> None:
         had = len(self.rows)
@@ -74,6 +100,7 @@ class _Room:
             if self.states is not None:
                 grown[:had] = self.states[:had]
             self.states = grown
+            self._keys.clear()
         for place, state in enumerate(states, had):
             self.states[place, : len(state)] = state
             self.states[place, len(state) :] = 0
@@ -86,10 +113,24 @@ class _Room:
             assert self.states is not None
             self.states[place] = self.states[last]
             self.rows[place], self.lengths[place] = self.rows[last], self.lengths[last]
+        for keys in self._keys.values():
+            keys.drop(place, last)
         self.rows.pop()
         self.lengths.pop()
         if not self.rows:
             self.states = None
+            self._keys.clear()
+
+    def keys_and_values(self, layer: int, absorbed: Absorbed) -> list[Tensor]:
+        """Of its rows, (rows, tokens or more, H * d) each."""
+        assert self.states is not None
+        if layer not in self._keys:
+            slots, tokens, _ = self.states.shape
+            self._keys[layer] = _Keys(slots, tokens, absorbed)
+        held = self._keys[layer]
+        for place, length in enumerate(self.lengths):
+            held.make(place, self.states[place, :length])
+        return [t[: len(self.rows)] for t in held.both]
 
 
 class Crossing:
@@ -99,6 +140,8 @@ class Crossing:
         self.device = device
         self._rooms: dict[int, _Room] = {}
         self._plan: list[tuple[_Room, Tensor | None]] | None = None
+        # Whoever asks about several tokens of a row says whether keys and values may be kept for it, in every layer.
+        self.has_room_for_keys = False
         self.order = torch.zeros(0, dtype=torch.int64, device=device)  # the rows, room by room
 
     def __len__(self) -> int:
@@ -125,25 +168,38 @@ class Crossing:
                 room.rows[room.rows.index(row)] = to
         self._plan = None
 
-    def attend(self, query: Tensor, absorbed: Absorbed, scoring: Scoring) -> Tensor:
+    def attend(self, query: Tensor, layer: int, absorbed: Absorbed, scoring: Scoring) -> Tensor:
         """query (rows, tokens, H, d) of the rows in `order` -> (rows, tokens, H, d)"""
         tokens = query.shape[1]
+        if tokens > 1 and self.has_room_for_keys and row_loops.keys_pay(query, self.tokens):
+            made = torch.empty_like(query)
+            for room, _, chosen in self._by_room():
+                keys, values = room.keys_and_values(layer, absorbed)
+                made[chosen] = row_loops.attend_keys(query[chosen], keys, values, room.lengths, scoring.scale)
+            return made
         asked = absorbed.ask(query.flatten(0, 1)).unflatten(0, (-1, tokens)).flatten(1, 2)
         seen = torch.empty_like(asked)
-        held = sum(room.states.numel() for room, _ in self.planned() if room.states is not None)
-        by_loops = asked.shape[1] <= MOST_QUERIES and loops_pay(asked, held)
-        first = 0
-        for room, hidden in self.planned():
-            stop = first + len(room.rows)
+        by_loops = row_loops.states_pay(asked, self.tokens)
+        for room, hidden, chosen in self._by_room():
             assert room.states is not None
-            own, states = asked[first:stop], room.states[: len(room.rows)]
+            states = room.states[: len(room.rows)]
             if by_loops:
-                seen[first:stop] = row_loops.attend_states(own, states, room.lengths, scoring.scale)
+                seen[chosen] = row_loops.attend_states(asked[chosen], states, room.lengths, scoring.scale)
             else:
-                seen[first:stop] = attend_states(own, states[:, : max(room.lengths)], scoring.scale, hidden)
-            first = stop
+                seen[chosen] = attend_states(asked[chosen], states[:, : max(room.lengths)], scoring.scale, hidden)
         seen = seen.unflatten(1, (tokens, -1)).flatten(0, 1)
         return absorbed.answer(seen).unflatten(0, (-1, tokens))
+
+    def _by_room(self) -> Iterator[tuple[_Room, Tensor | None, slice]]:
+        """Rooms, what hides their padding, and which of the rows in `order` theirs are."""
+        first = 0
+        for room, hidden in self.planned():
+            yield room, hidden, slice(first, first + len(room.rows))
+            first += len(room.rows)
+
+    @property
+    def tokens(self) -> int:
+        return sum(sum(room.lengths) for room in self._rooms.values())
 
     def planned(self) -> list[tuple[_Room, Tensor | None]]:
         """Rooms that have rows, and what hides their padding; makes `order` with them."""

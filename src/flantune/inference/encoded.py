@@ -20,7 +20,6 @@ from transformers import EncoderDecoderCache
 from flantune.inference.crossing import Absorbed, attend_states
 from flantune.inference.memory import Budget, out_of_memory
 from flantune.inference.parts import attend_part
-from flantune.inference.products import ReadsMany
 from flantune.inference.rows import Longest
 from flantune.inference.scoring import Totals, log_probabilities
 from flantune.inference.waves import Scoring, asking
@@ -88,7 +87,7 @@ def _rows(options: Sequence[Tokens]) -> list[Tokens]:
 def encode(model: Any, prompts: Sequence[Tokens], lengths: Tokens) -> Tensor:
     """Encoder states of all prompts end to end, (1, tokens, d_model)."""
     ids = torch.from_numpy(np.concatenate(prompts).astype(np.int64)).to(model.device)
-    with asking(model), ReadsMany():
+    with asking(model):
         states: Tensor = model.get_encoder()(
             input_ids=ids[None], attention_mask=READY.to(model.device), packed=Encoding(lengths)
         ).last_hidden_state

@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flantune.compiled import compiled, prefetch, shared_threads
+from flantune.compiled import compiled, shared_threads
+from flantune.inference.vectors import LANES, add_weighed, dots, exp, largest, prefetch
 from flantune.models.layout import Ints
 
-_TILE = 16  # states looked at together: with queries and sums of a width of 512 they fit the second cache
+_TILE = 32  # states looked at together: with queries and sums of a width of 512 they fit the second cache
 _AHEAD = 2 * _TILE  # states between those that are asked of memory and those looked at
 _LINE = 16  # numbers that memory gives at once
 _WORTH = 1 << 20  # numbers; fewer stay in the processor's cache from layer to layer, where torch is as quick
-MOST_QUERIES = 32  # of a row; with more, computing is all there is, and torch's products are as quick
+_MOST_QUERIES = 64  # of a row; with more, computing is all there is, and torch's products are as quick
 _LEAST = np.float32(-1e30)  # finite, so that there is a difference of two
 prange = range
 
@@ -34,16 +35,48 @@ def loops_pay(query: Tensor, numbers: int) -> bool:
     return plain and numbers >= _WORTH and shared_threads()
 
 
+def states_pay(asked: Tensor, tokens: int) -> bool:
+    """The same of `attend_states`, with `asked` as there; `tokens`: of all rows."""
+    _, queries, width = asked.shape
+    return queries <= _MOST_QUERIES and width % LANES == 0 and loops_pay(asked, tokens * width)
+
+
+def keys_pay(query: Tensor, tokens: int) -> bool:
+    """The same of `attend_keys`."""
+    _, _, heads, width = query.shape
+    return width % LANES == 0 and loops_pay(query, 2 * tokens * heads * width)
+
+
 def attend_states(asked: Tensor, states: Tensor, lengths: Sequence[int], scale: float) -> Tensor:
-    """asked (rows, queries, width), states (rows, n, width), n a multiple of 4 and all of them numbers -> weighed sums
-    (rows, queries, width) of the first `lengths` states of each row, which are keys and values of all queries."""
+    """asked (rows, queries, width), states (rows, n, width), n a multiple of 4, the width one of LANES, all of them
+    numbers -> weighed sums (rows, queries, width) of the first `lengths` states of each row, which are keys and values
+    of all queries."""
     queries = asked.shape[1]
-    asked = functional.pad(asked * scale, (0, 0, 0, -queries % 4)).contiguous()
+    asked = _by_eights(asked, scale)
     out = torch.empty_like(asked)
     compiled(_attend_states, quick=True, parallel=True)(
         asked.numpy(), states.numpy(), np.array(lengths, dtype=np.int64), out.numpy()
     )
     return out[:, :queries]
+
+
+def attend_keys(query: Tensor, keys: Tensor, values: Tensor, lengths: Sequence[int], scale: float) -> Tensor:
+    """Several tokens of each row, query (rows, tokens, H, d), that look at its first `lengths` keys and values, (rows,
+    n, H * d) each, n a multiple of LANES and d too, -> (rows, tokens, H, d)."""
+    tokens = query.shape[1]
+    asked = _by_eights(query.transpose(1, 2), scale)
+    out = torch.empty_like(asked)
+    compiled(_attend_keys, quick=True, parallel=True)(
+        asked.numpy(), keys.numpy(), values.numpy(), np.array(lengths, dtype=np.int64), out.numpy()
+    )
+    return out[:, :, :tokens].transpose(1, 2)
+
+
+def _by_eights(queries: Tensor, scale: float) -> Tensor:
+    """(..., queries, width), the queries filled up to a multiple of 8; copied only if something changes."""
+    scaled = queries if scale == 1 else queries * scale
+    missing = -queries.shape[-2] % 8
+    return (functional.pad(scaled, (0, 0, 0, missing)) if missing else scaled).contiguous()
 
 
 def attend_own(
@@ -66,6 +99,55 @@ def attend_own(
     nearest = int(lengths.max(initial=0)) + 1 if window is None else window
     compiled(_attend_own, quick=True, parallel=True)(*arrays, lengths, scale, nearest, out.numpy(), total.numpy())
     return out, total
+
+
+def _attend_keys(asked: Any, keys: Any, values: Any, lengths: Any, out: Any) -> None:
+    for row in prange(len(keys)):
+        _attend_row_keys(asked[row], keys, values, row, lengths[row], out[row])
+
+
+def _attend_row_keys(asked: Any, keys: Any, values: Any, row: int, length: int, out: Any) -> None:
+    """One row's: all scores, then all weighed sums."""
+    heads, queries, width = asked.shape
+    count = -(-length // LANES) * LANES
+    scores = np.empty((heads, queries, count), dtype=np.float32)
+    flat_keys, flat_values = keys.reshape(keys.size), values.reshape(values.size)
+    across, begins = heads * width, row * keys[0].size
+    for first in range(0, count, _TILE):
+        tile = keys[row, first : min(first + _TILE, count)]
+        ahead = first + _AHEAD
+        for i in range(0, len(tile), 4):
+            # What comes after the keys are the values, and after them the next row's keys.
+            if ahead < count:
+                _ask(flat_keys, begins + (ahead + i) * across, 4 * across)
+            else:
+                _ask(flat_values, begins + (ahead - count + i) * across, 4 * across)
+            for head in range(heads):
+                for q in range(0, queries, 4):
+                    dots(tile[i:, head * width :], asked[head, q:], scores[head, q:, first + i :])
+    total = np.empty((heads, queries), dtype=np.float32)
+    for head in range(heads):
+        for q in range(queries):
+            for i in range(length, count):
+                scores[head, q, i] = _LEAST
+            total[head, q] = _weights_of(scores[head, q], largest(scores[head, q]))
+            for w in range(width):
+                out[head, q, w] = 0
+    for first in range(0, count, _TILE):
+        tile = values[row, first : min(first + _TILE, count)]
+        ahead = first + _AHEAD
+        for w in range(0, across, LANES):
+            if ahead < count:
+                _ask(flat_values, begins + ahead * across + w * len(tile), LANES * len(tile))
+            else:
+                _ask(flat_keys, begins + keys[0].size + (ahead - count) * across + w * len(tile), LANES * len(tile))
+            head, at = w // width, w % width
+            for q in range(0, queries, 8):
+                add_weighed(scores[head, q:, first : first + len(tile)], tile[:, w:], out[head, q:, at:])
+    for head in range(heads):
+        for q in range(queries):
+            for w in range(width):
+                out[head, q, w] /= total[head, q]
 
 
 def _attend_own(
@@ -114,7 +196,7 @@ def _attend_run(query: Any, keys: Any, values: Any, first: int, stop: int, bias:
         largest = max(largest, score)
     total = np.float32(0)
     for i in range(len(weights)):
-        weights[i] = math.exp(weights[i] - largest)
+        weights[i] = exp(weights[i] - largest)
         total += weights[i]
     for w in range(width):
         out[w] = 0
@@ -140,31 +222,27 @@ def _attend_row(asked: Any, states: Any, row: int, length: int, out: Any) -> Non
     scores = np.empty((queries, _TILE), dtype=np.float32)
     most = np.full(queries, _LEAST, dtype=np.float32)
     total = np.zeros(queries, dtype=np.float32)
-    for q in range(queries):
-        for w in range(width):
-            out[q, w] = 0
+    out[:] = 0
     for first in range(0, length, _TILE):
         count = min(_TILE, -(-(length - first) // 4) * 4)  # by fours; those past the end weigh nothing
         tile = states[row, first : first + count]
         # What comes after the row's last state is the next row's first.
         ahead = first + _AHEAD if first + _AHEAD < length else room + (first + _AHEAD - length) // _TILE * _TILE
         at = (row * room + ahead) * width
-        share = count * width // (2 * (count // 4) * (queries // 4))
         for i in range(0, count, 4):
+            at = _ask(flat, at, 2 * width)
             for q in range(0, queries, 4):
-                at = _ask(flat, at, share)
-                _products(tile, i, own, q, scores)
+                dots(tile[i:], own[q:], scores[q:, i:])
         for q in range(queries):
-            for i in range(length - first, count):
+            for i in range(length - first, -(-count // LANES) * LANES):
                 scores[q, i] = _LEAST
-            _weigh(scores[q], count, most, total, q, out[q])
-        for i in range(0, count, 4):
-            for q in range(0, queries, 4):
-                at = _ask(flat, at, share)
-                _add(tile, i, scores, q, out)
+            _weigh(scores[q, : -(-count // LANES) * LANES], most, total, q, out[q])
+        for w in range(0, width, LANES):
+            at = _ask(flat, at, count * LANES // 2)
+            for q in range(0, queries, 8):
+                add_weighed(scores[q:, :count], tile[:, w:], out[q:, w:])
     for q in range(queries):
-        for w in range(width):
-            out[q, w] /= total[q]
+        out[q] /= total[q]
 
 
 def _ask(flat: Any, at: int, share: int) -> int:
@@ -174,55 +252,22 @@ def _ask(flat: Any, at: int, share: int) -> int:
     return at + share
 
 
-def _weigh(scores: Any, count: int, most: Any, total: Any, q: int, out: Any) -> None:
+def _weigh(scores: Any, most: Any, total: Any, q: int, out: Any) -> None:
     """Scores of a tile to weights, in place; the query's largest score, sum of weights and weighed sum kept up."""
-    largest = most[q]
-    for i in range(count):
-        largest = max(largest, scores[i])
-    if largest > most[q]:
-        less = math.exp(most[q] - largest)
+    now = max(most[q], largest(scores))
+    if now > most[q]:
+        less = math.exp(most[q] - now)
         total[q] *= less
-        for d in range(len(out)):
-            out[d] *= less
-        most[q] = largest
-    for i in range(count):
-        scores[i] = math.exp(scores[i] - largest)
-        total[q] += scores[i]
+        for w in range(len(out)):
+            out[w] *= less
+        most[q] = now
+    total[q] += _weights_of(scores, now)
 
 
-def _products(tile: Any, i: int, queries: Any, q: int, scores: Any) -> None:
-    """Of four states with four queries: sixteen sums that stay in registers."""
-    s0, s1, s2, s3 = tile[i], tile[i + 1], tile[i + 2], tile[i + 3]
-    q0, q1, q2, q3 = queries[q], queries[q + 1], queries[q + 2], queries[q + 3]
-    a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = np.float32(0)
-    c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = np.float32(0)
-    for w in range(tile.shape[1]):
-        x0, x1, x2, x3 = s0[w], s1[w], s2[w], s3[w]
-        y = q0[w]
-        a0, a1, a2, a3 = a0 + x0 * y, a1 + x1 * y, a2 + x2 * y, a3 + x3 * y
-        y = q1[w]
-        b0, b1, b2, b3 = b0 + x0 * y, b1 + x1 * y, b2 + x2 * y, b3 + x3 * y
-        y = q2[w]
-        c0, c1, c2, c3 = c0 + x0 * y, c1 + x1 * y, c2 + x2 * y, c3 + x3 * y
-        y = q3[w]
-        d0, d1, d2, d3 = d0 + x0 * y, d1 + x1 * y, d2 + x2 * y, d3 + x3 * y
-    scores[q, i], scores[q, i + 1], scores[q, i + 2], scores[q, i + 3] = a0, a1, a2, a3
-    scores[q + 1, i], scores[q + 1, i + 1], scores[q + 1, i + 2], scores[q + 1, i + 3] = b0, b1, b2, b3
-    scores[q + 2, i], scores[q + 2, i + 1], scores[q + 2, i + 2], scores[q + 2, i + 3] = c0, c1, c2, c3
-    scores[q + 3, i], scores[q + 3, i + 1], scores[q + 3, i + 2], scores[q + 3, i + 3] = d0, d1, d2, d3
-
-
-def _add(tile: Any, i: int, weights: Any, q: int, out: Any) -> None:
-    """Four states, weighed, to the sums of four queries."""
-    s0, s1, s2, s3 = tile[i], tile[i + 1], tile[i + 2], tile[i + 3]
-    o0, o1, o2, o3 = out[q], out[q + 1], out[q + 2], out[q + 3]
-    a0, a1, a2, a3 = weights[q, i], weights[q, i + 1], weights[q, i + 2], weights[q, i + 3]
-    b0, b1, b2, b3 = weights[q + 1, i], weights[q + 1, i + 1], weights[q + 1, i + 2], weights[q + 1, i + 3]
-    c0, c1, c2, c3 = weights[q + 2, i], weights[q + 2, i + 1], weights[q + 2, i + 2], weights[q + 2, i + 3]
-    d0, d1, d2, d3 = weights[q + 3, i], weights[q + 3, i + 1], weights[q + 3, i + 2], weights[q + 3, i + 3]
-    for w in range(tile.shape[1]):
-        x0, x1, x2, x3 = s0[w], s1[w], s2[w], s3[w]
-        o0[w] += x0 * a0 + x1 * a1 + x2 * a2 + x3 * a3
-        o1[w] += x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3
-        o2[w] += x0 * c0 + x1 * c1 + x2 * c2 + x3 * c3
-        o3[w] += x0 * d0 + x1 * d1 + x2 * d2 + x3 * d3
+def _weights_of(scores: Any, most: Any) -> Any:
+    """Scores to weights, in place; their sum."""
+    total = np.float32(0)
+    for i in range(len(scores)):
+        scores[i] = exp(scores[i] - most)
+        total += scores[i]
+    return total

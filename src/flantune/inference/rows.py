@@ -256,7 +256,7 @@ class Step:
         self.crossing.planned()
         several, order = self.several, self.crossing.order
         by_row = query[:, None] if several is None else several.padded(query)
-        made = self.crossing.attend(by_row.index_select(0, order), self.absorbed[layer], scoring)
+        made = self.crossing.attend(by_row.index_select(0, order), layer, self.absorbed[layer], scoring)
         out = made.new_empty(len(by_row), *made.shape[1:]).index_copy_(0, order, made)
         out = out[:, 0] if several is None else several.flat(out)
         return self._attend_shared(query, out, None, layer, scoring) if self.shared else out

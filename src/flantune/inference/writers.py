@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flantune.inference.crossing import WIDEST, Absorbed, Crossing
 from flantune.inference.encoded import NothingProjected, encode, scaled
-from flantune.inference.memory import Budget, cache_bytes
+from flantune.inference.memory import Budget, cache_bytes, free_memory
 from flantune.inference.plain_decoder import Reader
 from flantune.inference.prefix_tree import build_tree, is_worth_sharing_in_steps, share_nothing
 from flantune.inference.rows import Several, Shared, Slab, SlabRow, Step, shared_runs
@@ -24,6 +24,9 @@ from flantune.inference.weights import OutputMatrix
 from flantune.models.attention import READY
 from flantune.models.encdec import start_id
 from flantune.types import Tokens
+
+_TRIED = 2  # steps of several tokens; after them more are likely enough that keys and values will pay for themselves
+_KEYS_SHARE = 0.25  # of the memory that is free, for them
 
 
 class Writer(Protocol):
@@ -230,7 +233,7 @@ class EncodedWriter:
         self._shared: list[Shared] | None = None
         narrow = model.config.d_model <= WIDEST.get(self.device.type, 0)
         self._alone = {p for p, count in enumerate(rows) if count == 1 and narrow}
-        self._crossing = Crossing(self.device)
+        self._crossing, self._checks = Crossing(self.device), 0
         self._absorbed = {int(m.layer_idx): Absorbed(m) for m in self._cross} if self._alone else {}
         # One state a token instead of keys and values in every layer.
         self._state_share = 4 * model.config.d_model / cache_bytes(model)
@@ -270,6 +273,7 @@ class EncodedWriter:
         alone = [p for p in wanted if p in self._alone]
         if alone:
             self._crossing.add([row_of[p] for p in alone], [runs[p] for p in alone])
+            self._crossing.has_room_for_keys = False  # it has to be seen anew
         for p in wanted:
             if p not in self._alone:
                 self._project(p, runs[p])
@@ -293,6 +297,10 @@ class EncodedWriter:
         several = Several([len(given) for given in tokens], self.device)
         places = self.slab.lengths[several.row] + several.ahead
         shared = shared_runs([self.paths[row] for row in several.row], places, self.device)
+        self._checks += 1
+        if self._checks > _TRIED and not self._crossing.has_room_for_keys:
+            wanted = self._crossing.tokens * cache_bytes(self.model)
+            self._crossing.has_room_for_keys = wanted < _KEYS_SHARE * free_memory(self.device)
         layout = Step(self.slab, self.store, shared, self.device, self._crossing, self._absorbed, several)
         return self._logits(_flat(tokens, self.device), layout)
 
