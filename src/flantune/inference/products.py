@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from flantune.inference.memory import free_memory
 
 _MANY = 256  # rows; of fewer, to make code for their number costs more than it saves
-_STEPS = 16  # after so many a copy has paid for itself before long
+_STEPS = 4  # after so many a copy has paid for itself before long
 _SHARE = 0.05  # of the memory that is free, for the copies
 _ROWS = 32  # what oneDNN is told to arrange for; more or fewer are no slower for it, but for one alone
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flantune.compiled import compiled, shared_threads
-from flantune.inference.vectors import LANES, add_weighed, dots, exp, largest, prefetch
+from flantune.inference.vectors import LANES, add_weighed, dots, exp, largest, prefetch, weigh
 from flantune.models.layout import Ints
 
 _TILE = 32  # states looked at together: with queries and sums of a width of 512 they fit the second cache
@@ -52,7 +52,7 @@ def attend_states(asked: Tensor, states: Tensor, lengths: Sequence[int], scale: 
     numbers -> weighed sums (rows, queries, width) of the first `lengths` states of each row, which are keys and values
     of all queries."""
     queries = asked.shape[1]
-    asked = _by_eights(asked, scale)
+    asked = by_eights(asked, scale)
     out = torch.empty_like(asked)
     compiled(_attend_states, quick=True, parallel=True)(
         asked.numpy(), states.numpy(), np.array(lengths, dtype=np.int64), out.numpy()
@@ -64,7 +64,7 @@ def attend_keys(query: Tensor, keys: Tensor, values: Tensor, lengths: Sequence[i
     """Several tokens of each row, query (rows, tokens, H, d), that look at its first `lengths` keys and values, (rows,
     n, H * d) each, n a multiple of LANES and d too, -> (rows, tokens, H, d)."""
     tokens = query.shape[1]
-    asked = _by_eights(query.transpose(1, 2), scale)
+    asked = by_eights(query.transpose(1, 2), scale)
     out = torch.empty_like(asked)
     compiled(_attend_keys, quick=True, parallel=True)(
         asked.numpy(), keys.numpy(), values.numpy(), np.array(lengths, dtype=np.int64), out.numpy()
@@ -72,7 +72,7 @@ def attend_keys(query: Tensor, keys: Tensor, values: Tensor, lengths: Sequence[i
     return out[:, :, :tokens].transpose(1, 2)
 
 
-def _by_eights(queries: Tensor, scale: float) -> Tensor:
+def by_eights(queries: Tensor, scale: float) -> Tensor:
     """(..., queries, width), the queries filled up to a multiple of 8; copied only if something changes."""
     scaled = queries if scale == 1 else queries * scale
     missing = -queries.shape[-2] % 8
@@ -130,7 +130,7 @@ def _attend_row_keys(asked: Any, keys: Any, values: Any, row: int, length: int, 
         for q in range(queries):
             for i in range(length, count):
                 scores[head, q, i] = _LEAST
-            total[head, q] = _weights_of(scores[head, q], largest(scores[head, q]))
+            total[head, q] = weigh(scores[head, q], largest(scores[head, q]))
             for w in range(width):
                 out[head, q, w] = 0
     for first in range(0, count, _TILE):
@@ -163,7 +163,8 @@ def _attend_own(
     out: Any,
     total: Any,
 ) -> None:
-    rows, groups, _ = new_keys.shape
+    rows, groups, width = new_keys.shape
+    flat, room = keys.reshape(keys.size), keys.shape[2]
     for place in prange(rows * groups):
         row, group = place // groups, place % groups
         new = lengths[row]
@@ -173,7 +174,8 @@ def _attend_own(
         together = query.shape[1] // groups  # heads that share a key
         for head in range(group * together, (group + 1) * together):
             seen = keys[row, group], values[row, group], first, new + 1
-            total[row, head] = _attend_run(query[row, head], *seen, bias[head], scale, out[row, head])
+            following = flat[min(place + 1, rows * groups - 1) * room * width :]
+            total[row, head] = _attend_run(query[row, head], *seen, bias[head], scale, out[row, head], following)
 
 
 def _put(new: Any, held: Any) -> None:
@@ -181,30 +183,36 @@ def _put(new: Any, held: Any) -> None:
         held[w] = new[w]
 
 
-def _attend_run(query: Any, keys: Any, values: Any, first: int, stop: int, bias: Any, scale: float, out: Any) -> float:
+def _attend_run(
+    query: Any, keys: Any, values: Any, first: int, stop: int, bias: Any, scale: float, out: Any, following: Any
+) -> float:
+    """Of one query; `following`: the keys that come after, flat."""
     weights = np.empty(stop - first, dtype=np.float32)
     width = len(query)
-    largest = _LEAST
+    flat = values.reshape(values.size)
+    most = _LEAST
     for i in range(first, stop):
         score = np.float32(0)
+        _ask(flat, i * width, width)
         for w in range(width):
             score += query[w] * keys[i, w]
         score *= np.float32(scale)
         if len(bias) > 0:
             score += bias[len(bias) - stop + i]
         weights[i - first] = score
-        largest = max(largest, score)
+        most = max(most, score)
     total = np.float32(0)
     for i in range(len(weights)):
-        weights[i] = exp(weights[i] - largest)
+        weights[i] = exp(weights[i] - most)
         total += weights[i]
     for w in range(width):
         out[w] = 0
     for i in range(first, stop):
         weight = weights[i - first] / total
+        _ask(following, i * width, width)
         for w in range(width):
             out[w] += weight * values[i, w]
-    return float(largest) + math.log(total)
+    return float(most) + math.log(total)
 
 
 def _attend_states(asked: Any, states: Any, lengths: Any, out: Any) -> None:
@@ -236,7 +244,7 @@ def _attend_row(asked: Any, states: Any, row: int, length: int, out: Any) -> Non
         for q in range(queries):
             for i in range(length - first, -(-count // LANES) * LANES):
                 scores[q, i] = _LEAST
-            _weigh(scores[q, : -(-count // LANES) * LANES], most, total, q, out[q])
+            _weigh_tile(scores[q, : -(-count // LANES) * LANES], most, total, q, out[q])
         for w in range(0, width, LANES):
             at = _ask(flat, at, count * LANES // 2)
             for q in range(0, queries, 8):
@@ -252,7 +260,7 @@ def _ask(flat: Any, at: int, share: int) -> int:
     return at + share
 
 
-def _weigh(scores: Any, most: Any, total: Any, q: int, out: Any) -> None:
+def _weigh_tile(scores: Any, most: Any, total: Any, q: int, out: Any) -> None:
     """Scores of a tile to weights, in place; the query's largest score, sum of weights and weighed sum kept up."""
     now = max(most[q], largest(scores))
     if now > most[q]:
@@ -261,13 +269,4 @@ def _weigh(scores: Any, most: Any, total: Any, q: int, out: Any) -> None:
         for w in range(len(out)):
             out[w] *= less
         most[q] = now
-    total[q] += _weights_of(scores, now)
-
-
-def _weights_of(scores: Any, most: Any) -> Any:
-    """Scores to weights, in place; their sum."""
-    total = np.float32(0)
-    for i in range(len(scores)):
-        scores[i] = exp(scores[i] - most)
-        total += scores[i]
-    return total
+    total[q] += weigh(scores, now)

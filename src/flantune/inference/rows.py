@@ -18,6 +18,7 @@ from flantune.inference import row_loops
 from flantune.inference.crossing import Absorbed, Crossing
 from flantune.inference.parts import attend_part, merge_into
 from flantune.inference.row_loops import loops_pay
+from flantune.inference.run_loops import attend_run, run_pays
 from flantune.inference.waves import Scoring, Store
 from flantune.models.layout import Ints
 
@@ -272,24 +273,14 @@ class Step:
             asked = query[run.rows]
             count, heads, width = asked.shape
             folded = asked.view(count, k.shape[0], -1, width).transpose(0, 1)  # (KH, n, group, d)
-            if seen is not None:
-                seen = seen[:, None].expand(count, folded.shape[2], -1).reshape(-1, k.shape[1])
-            other, other_total = attend_part(
-                folded.reshape(1, k.shape[0], -1, width),
-                k[None],
-                v[None],
-                scoring.scale,
-                seen=seen,
-                softcap=scoring.softcap,
-                may_be_blind=seen is not None,
-            )
-            other = other[0].unflatten(1, (count, -1)).transpose(0, 1).reshape(count, heads, -1)
+            other, other_total = _look(folded.reshape(k.shape[0], -1, width), k, v, scoring, seen)
+            other = other.unflatten(1, (count, -1)).transpose(0, 1).reshape(count, heads, -1)
             if alone:
                 out = query.new_empty(query.shape[0], heads, other.shape[2]) if out is None else out
                 out[run.rows] = other
                 continue
             assert out is not None and total is not None
-            other_total = other_total[0].unflatten(1, (count, -1)).transpose(0, 1).reshape(count, heads)
+            other_total = other_total.unflatten(1, (count, -1)).transpose(0, 1).reshape(count, heads)
             if isinstance(run.rows, slice):
                 merge_into(out[run.rows], total[run.rows], other, other_total)
                 continue
@@ -338,6 +329,27 @@ class Step:
                 asked = torch.from_numpy(run.places).to(self.device)
                 self._masks[name] = asked[:, None] - torch.arange(start, start + keys, device=self.device) < window
         return self._masks[name]
+
+
+def _look(
+    queries: Tensor, keys: Tensor, values: Tensor, scoring: Scoring, seen: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """queries (KH, Q, d), keys and values (KH, n, d), what of them may be `seen` (Q / group, n), or all -> (KH, Q, d),
+    log of the sum (KH, Q)."""
+    if seen is None and scoring.softcap is None and run_pays(queries, keys):
+        return attend_run(queries, keys, values, scoring.scale)
+    if seen is not None:
+        seen = seen.repeat_interleave(queries.shape[1] // len(seen), 0)
+    out, total = attend_part(
+        queries[None],
+        keys[None],
+        values[None],
+        scoring.scale,
+        seen=seen,
+        softcap=scoring.softcap,
+        may_be_blind=seen is not None,
+    )
+    return out[0], total[0]
 
 
 def _is_encoded(module: Any) -> bool:

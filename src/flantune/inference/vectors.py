@@ -31,8 +31,9 @@ def dots(rows: Any, queries: Any, out: Any) -> None:
 
 @written_as(lambda: _product(_write_add_weighed))
 def add_weighed(weights: Any, rows: Any, out: Any) -> None:
-    """Rows (n, LANES or more), weighed for each of eight queries by weights[query, :n], onto out[query, :LANES]."""
-    out[:8, :LANES] += weights[:8] @ rows[:, :LANES]
+    """Rows (n, LANES or more), weighed for each of eight queries by weights[query, :n], onto out[query, :LANES]. The
+    weights may lie in any order."""
+    out[:8, :LANES] += weights[:8, : len(rows)] @ rows[:, :LANES]
 
 
 @written_as(lambda: _largest())
@@ -62,8 +63,22 @@ def exp(x: Any) -> Any:
     return (series * x * x + x + np.float32(1)) * power
 
 
+@written_as(lambda: _weigh())
+def weigh(scores: Any, most: Any) -> Any:
+    """Scores of which none is larger than `most` to weights, in place; their sum."""
+    total = np.float32(0)
+    for i in range(len(scores)):
+        scores[i] = exp(scores[i] - most)
+        total += scores[i]
+    return total
+
+
 def _exp() -> Any:
     return compiled(exp, quick=True)
+
+
+def _weigh() -> Any:
+    return compiled(weigh, quick=True)
 
 
 def _product(write: Callable[[_Writer, Sequence[Any]], None]) -> Any:
@@ -149,7 +164,7 @@ def _write_add_weighed(to: _Writer, arrays: Sequence[Any]) -> None:
         with to.loop(to.length(rows, 0), 1) as number:
             row = to.load(to.row(rows, number), None, LANES)
             for place, weight in zip(sums, weighs, strict=True):
-                to.add(place, row, to.spread(weight, number, LANES))
+                to.add(place, row, to.spread(to.along(weights, weight, number), LANES))
         for end, place in zip(ends, sums, strict=True):
             to.store(end, to.builder.load(place))
 
@@ -184,6 +199,11 @@ class _Writer:
         byte = self._ir.IntType(8).as_pointer()
         return self.builder.gep(self.builder.bitcast(array.data, byte), [self.builder.mul(stride, number)])
 
+    def along(self, array: Any, row: Any, place: Any) -> Any:
+        """The address of a row's number at a place, wherever its next one lies."""
+        stride = self._cgutils.unpack_tuple(self.builder, array.strides)[1]
+        return self.builder.gep(row, [self.builder.mul(stride, place)])
+
     def load(self, row: Any, place: Any, lanes: int) -> Any:
         if place is not None:
             row = self.builder.gep(row, [self.builder.mul(place, self._ir.Constant(self._word, 4))])
@@ -192,9 +212,9 @@ class _Writer:
     def store(self, row: Any, vector: Any) -> None:
         self.builder.store(vector, self.builder.bitcast(row, vector.type.as_pointer()), align=4)
 
-    def spread(self, row: Any, place: Any, lanes: int) -> Any:
-        """A row's number at a place, in all lanes."""
-        one = self.load(row, place, 1)
+    def spread(self, number: Any, lanes: int) -> Any:
+        """What is at an address, in all lanes."""
+        one = self.load(number, None, 1)
         return self._shuffled(one, one, [0] * lanes)
 
     def sums(self, count: int, lanes: int, starts: Sequence[Any] | None = None) -> list[Any]:
