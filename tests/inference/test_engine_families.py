@@ -40,6 +40,7 @@ from flantune.inference import (
     prefix_tree,
     products,
     row_loops,
+    run_loops,
     writers,
     writing,
 )
@@ -193,6 +194,7 @@ def test_greedy_texts_and_samples_are_those_of_one_prompt_at_a_time(
     engine: Engine, loops: bool, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(row_loops, "_WORTH", 0 if loops else 1 << 62)
+    monkeypatch.setattr(run_loops, "_FEWEST", 1)
     monkeypatch.setattr(products, "_STEPS", 3)  # and packed weights, where there are any
     engine.batch_tokens = 300
     requests = [GenerateRequest(prompt=p, max_new_tokens=5 + 4 * i) for i, p in enumerate(PROMPTS)]
@@ -270,6 +272,7 @@ def test_what_is_guessed_ahead_changes_no_text(
     """All rows guess from their second token on, and mostly wrong."""
     engine = engines(name)
     monkeypatch.setattr(row_loops, "_WORTH", 0 if loops else 1 << 62)
+    monkeypatch.setattr(run_loops, "_FEWEST", 1)
     monkeypatch.setattr(drafts, "_ALIKE", 1)
     monkeypatch.setattr(drafts, "_SURE", 0)
     monkeypatch.setattr(writing, "_MANY", 0)

@@ -19,6 +19,7 @@ from flantune.inference.vectors import LANES, add_weighed, exp
 
 _TILE = 64  # keys looked at together: they stay in the first cache for all queries
 _QUERIES = 64  # whose scores are held at once
+_FEWEST = 8  # queries, for which there is something to gain
 _LEAST = np.float32(-1e30)
 prange = range
 
@@ -26,7 +27,7 @@ prange = range
 def run_pays(queries: Tensor, keys: Tensor) -> bool:
     """Whether `attend_run` is the quicker way for such (KH, Q, d) and (KH, n, d)."""
     _, many, width = queries.shape
-    return many >= 8 and width % LANES == 0 and loops_pay(queries, queries.numel() * keys.shape[1])
+    return many >= _FEWEST and width % LANES == 0 and loops_pay(queries, queries.numel() * keys.shape[1])
 
 
 def attend_run(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> tuple[Tensor, Tensor]:
