@@ -20,7 +20,6 @@ from transformers import EncoderDecoderCache
 from flantune.inference.crossing import Absorbed, attend_states
 from flantune.inference.memory import Budget, out_of_memory
 from flantune.inference.parts import attend_part
-from flantune.inference.products import ReadsMany
 from flantune.inference.rows import Longest
 from flantune.inference.scoring import Totals, log_probabilities
 from flantune.inference.waves import Scoring, asking
@@ -57,8 +56,7 @@ def score_encoded(
 def _read(model: Any, prompts: Sequence[Tokens], options: Sequence[Sequence[Tokens]]) -> npt.NDArray[np.float64]:
     """Log-probability of every token of every option, in their order."""
     lengths = np.array([len(p) for p in prompts], dtype=np.int32)
-    with ReadsMany():
-        states = encode(model, prompts, lengths)
+    states = encode(model, prompts, lengths)
     start = np.array([start_id(model)], dtype=np.int32)
     told: list[Tokens] = []  # what the decoder reads, row by row
     per_prompt: list[int] = []
@@ -87,8 +85,8 @@ def _rows(options: Sequence[Tokens]) -> list[Tokens]:
 
 
 def encode(model: Any, prompts: Sequence[Tokens], lengths: Tokens) -> Tensor:
-    """Encoder states of all prompts end to end, (1, tokens, d_model). Told nothing else, they are the stock model's to
-    the bit: what is drawn for hundreds of tokens on top of them is then decided by its logits in more places."""
+    """Encoder states of all prompts end to end, (1, tokens, d_model), on a CPU the stock model's to the bit: T5's
+    attention divides by nothing, and what rounding there changes in a score or in a text is more than elsewhere."""
     ids = torch.from_numpy(np.concatenate(prompts).astype(np.int64)).to(model.device)
     with asking(model):
         states: Tensor = model.get_encoder()(
