@@ -18,9 +18,10 @@ _QUICK = {"reassoc", "contract", "nsz"}
 def compiled(function: Callable[..., Any], *, quick: bool = False, parallel: bool = False) -> Callable[..., Any]:
     """The function compiled by numba on its first call and kept beside its source for the next process.
 
-    Functions of its own module that it calls are compiled into it. `quick`: sums may be taken in any order, which lets
-    them be wide vectors. `parallel`: loops over a `prange` of the module's (where it is read as Python, `range`) are
-    shared out among threads; `shared_threads` says whether that may be.
+    Functions of its own module that it calls are compiled into it, and those that are `written_as` something else.
+    `quick`: sums may be taken in any order, which lets them be wide vectors. `parallel`: loops over a `prange` of the
+    module's (where it is read as Python, `range`) are shared out among threads; `shared_threads` says whether that may
+    be.
     """
     import numba  # here, not above: importing it takes longer than most commands
 

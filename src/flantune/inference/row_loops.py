@@ -175,7 +175,7 @@ def _attend_own(
         for head in range(group * together, (group + 1) * together):
             seen = keys[row, group], values[row, group], first, new + 1
             following = flat[min(place + 1, rows * groups - 1) * room * width :]
-            total[row, head] = _attend_run(query[row, head], *seen, bias[head], scale, out[row, head], following)
+            total[row, head] = _attend_query(query[row, head], *seen, bias[head], scale, out[row, head], following)
 
 
 def _put(new: Any, held: Any) -> None:
@@ -183,7 +183,7 @@ def _put(new: Any, held: Any) -> None:
         held[w] = new[w]
 
 
-def _attend_run(
+def _attend_query(
     query: Any, keys: Any, values: Any, first: int, stop: int, bias: Any, scale: float, out: Any, following: Any
 ) -> float:
     """Of one query; `following`: the keys that come after, flat."""
