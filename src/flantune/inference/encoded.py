@@ -85,7 +85,7 @@ def _rows(options: Sequence[Tokens]) -> list[Tokens]:
 
 
 def encode(model: Any, prompts: Sequence[Tokens], lengths: Tokens) -> Tensor:
-    """Encoder states of all prompts end to end, (1, tokens, d_model), on a CPU the stock model's to the bit: T5's
+    """Encoder states of all prompts end to end, (1, tokens, d_model), by the products that the stock model uses: T5's
     attention divides by nothing, and what rounding there changes in a score or in a text is more than elsewhere."""
     ids = torch.from_numpy(np.concatenate(prompts).astype(np.int64)).to(model.device)
     with asking(model):
