@@ -189,10 +189,14 @@ def write_slowly(engine: Engine, prompt: str, new: int, sampling: Sampling = GRE
     return told
 
 
-@pytest.mark.parametrize("loops", [False, True])
+@pytest.mark.parametrize(
+    ("name", "loops"),
+    [*((name, False) for name in NAMES), *((name, True) for name in ("t5", "llama", "mistral, a window"))],
+)
 def test_greedy_texts_and_samples_are_those_of_one_prompt_at_a_time(
-    engine: Engine, loops: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, loops: bool, engines: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
 ):
+    engine = engines(name)
     monkeypatch.setattr(row_loops, "_WORTH", 0 if loops else 1 << 62)
     monkeypatch.setattr(run_loops, "_FEWEST", 1)
     monkeypatch.setattr(products, "_STEPS", 3)  # and packed weights, where there are any

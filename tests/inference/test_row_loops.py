@@ -33,7 +33,7 @@ def some_states(lengths: Sequence[int], queries: int, width: int) -> tuple[Tenso
     return asked, states
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=5), st.integers(1, 19), st.integers(1, 5), st.booleans())
 def test_states_are_weighed_as_by_one_softmax(lengths: list[int], queries: int, lanes: int, large: bool):
     asked, states = some_states(lengths, queries, lanes * LANES)
@@ -61,7 +61,7 @@ def test_the_loops_read_as_python_compute_the_same():
     torch.testing.assert_close(row_loops.attend_states(asked, states, [3, 21], 1.0), torch.from_numpy(out))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     st.lists(st.integers(1, 90), min_size=1, max_size=4),
     st.integers(1, 10),
@@ -99,7 +99,7 @@ def test_keys_past_a_rows_end_weigh_nothing_and_python_says_the_same():
     torch.testing.assert_close(before, torch.from_numpy(out).transpose(1, 2))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     st.lists(st.integers(0, 40), min_size=1, max_size=5),
     st.integers(1, 3),
