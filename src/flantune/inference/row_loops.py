@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flantune.compiled import compiled, shared_threads
-from flantune.inference.vectors import LANES, add_weighed, dots, exp, largest, prefetch, weigh
+from flantune.inference.vectors import LANES, LEAST, add_weighed, dots, exp, largest, prefetch, weigh
 from flantune.models.layout import Ints
 
 _TILE = 32  # states looked at together: with queries and sums of a width of 512 they fit the second cache
@@ -25,7 +25,6 @@ _AHEAD = 2 * _TILE  # states between those that are asked of memory and those lo
 _LINE = 16  # numbers that memory gives at once
 _WORTH = 1 << 20  # numbers; fewer stay in the processor's cache from layer to layer, where torch is as quick
 _MOST_QUERIES = 64  # of a row; with more, computing is all there is, and torch's products are as quick
-_LEAST = np.float32(-1e30)  # finite, so that there is a difference of two
 prange = range
 
 
@@ -129,7 +128,7 @@ def _attend_row_keys(asked: Any, keys: Any, values: Any, row: int, length: int, 
     for head in range(heads):
         for q in range(queries):
             for i in range(length, count):
-                scores[head, q, i] = _LEAST
+                scores[head, q, i] = LEAST
             total[head, q] = weigh(scores[head, q], largest(scores[head, q]))
             for w in range(width):
                 out[head, q, w] = 0
@@ -190,7 +189,7 @@ def _attend_query(
     weights = np.empty(stop - first, dtype=np.float32)
     width = len(query)
     flat = values.reshape(values.size)
-    most = _LEAST
+    most = LEAST
     for i in range(first, stop):
         score = np.float32(0)
         _ask(flat, i * width, width)
@@ -228,7 +227,7 @@ def _attend_row(asked: Any, states: Any, row: int, length: int, out: Any) -> Non
     own = asked[row]
     queries = len(own)
     scores = np.empty((queries, _TILE), dtype=np.float32)
-    most = np.full(queries, _LEAST, dtype=np.float32)
+    most = np.full(queries, LEAST, dtype=np.float32)
     total = np.zeros(queries, dtype=np.float32)
     out[:] = 0
     for first in range(0, length, _TILE):
@@ -243,7 +242,7 @@ def _attend_row(asked: Any, states: Any, row: int, length: int, out: Any) -> Non
                 dots(tile[i:], own[q:], scores[q:, i:])
         for q in range(queries):
             for i in range(length - first, -(-count // LANES) * LANES):
-                scores[q, i] = _LEAST
+                scores[q, i] = LEAST
             _weigh_tile(scores[q, : -(-count // LANES) * LANES], most, total, q, out[q])
         for w in range(0, width, LANES):
             at = _ask(flat, at, count * LANES // 2)

@@ -15,12 +15,11 @@ from torch import Tensor
 
 from flantune.compiled import compiled
 from flantune.inference.row_loops import by_eights, loops_pay
-from flantune.inference.vectors import LANES, add_weighed, exp
+from flantune.inference.vectors import LANES, LEAST, add_weighed, exp
 
 _TILE = 64  # keys looked at together: they stay in the first cache for all queries
 _QUERIES = 64  # whose scores are held at once
 _FEWEST = 8  # queries, for which there is something to gain
-_LEAST = np.float32(-1e30)
 prange = range
 
 
@@ -91,7 +90,7 @@ def _attend(asked: Any, keys: Any, values: Any, out: Any, total: Any) -> None:
 def _weigh_columns(scores: Any, total: Any) -> Any:
     """Scores (keys, queries or more) to weights, in place; their sums, and in `total` the sums' logs."""
     across = scores.shape[1]
-    most, sums = np.full(across, _LEAST, dtype=np.float32), np.zeros(across, dtype=np.float32)
+    most, sums = np.full(across, LEAST, dtype=np.float32), np.zeros(across, dtype=np.float32)
     for i in range(len(scores)):
         for q in range(across):
             most[q] = max(most[q], scores[i, q])

@@ -19,6 +19,7 @@ import numpy as np
 
 from flantune.compiled import compiled, written_as
 
+LEAST = np.float32(-1e30)  # a score of nothing; finite, so that there is a difference of two
 LANES = 16  # numbers that are looked at together: widths are multiples of it
 
 
