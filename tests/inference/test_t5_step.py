@@ -52,7 +52,7 @@ def models() -> dict[str, Any]:
 @contextmanager
 def through_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patch:
-        patch.setattr(writers, "is_stock", lambda model: False)
+        patch.setattr(writers, "is_stock", lambda stack: False)
         yield
 
 
@@ -110,11 +110,11 @@ def test_whoever_listens_in_hears_the_modules(t5: T5ForConditionalGeneration, to
     prepare(t5)
     prompts = [tokenizer.encode("Q: no?")]
     writer = EncodedWriter(t5, prompts, [1])
-    assert is_stock(t5)
+    assert is_stock(t5.get_decoder())
     called: list[int] = []
     hook = t5.decoder.block[1].layer[2].register_forward_hook(lambda *_: called.append(1))
     try:
-        assert not is_stock(t5)
+        assert not is_stock(t5.get_decoder())
         listened = EncodedWriter(t5, prompts, [1])
         with torch.inference_mode():
             for w in (writer, listened):
@@ -134,16 +134,16 @@ def test_a_decoder_that_is_not_stock_is_asked_through_its_modules(models: dict[s
         pass
 
     block.wi = Wrapped(24, 40, bias=False)
-    assert not is_stock(model)
+    assert not is_stock(model.get_decoder())
     block.wi = torch.nn.Linear(24, 40)
-    assert not is_stock(model)
+    assert not is_stock(model.get_decoder())
     block.wi = plain
-    assert is_stock(model)
+    assert is_stock(model.get_decoder())
     block.forward = lambda x: x
-    assert not is_stock(model)
+    assert not is_stock(model.get_decoder())
     del block.forward
-    assert is_stock(model)
-    assert not is_stock(model.double())
+    assert is_stock(model.get_decoder())
+    assert not is_stock(model.double().get_decoder())
     model.float()
 
 

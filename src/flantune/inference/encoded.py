@@ -18,15 +18,19 @@ from torch import Tensor
 from transformers import EncoderDecoderCache
 
 from flantune.inference.crossing import Absorbed, attend_states
+from flantune.inference.encoder import Encoder
 from flantune.inference.memory import Budget, out_of_memory
-from flantune.inference.parts import attend_part
 from flantune.inference.rows import Longest
 from flantune.inference.scoring import Totals, log_probabilities
 from flantune.inference.waves import Scoring, asking
 from flantune.models.attention import READY
 from flantune.models.encdec import start_id
-from flantune.models.layout import Attending, PackedLayout, offset_view
+from flantune.models.layout import Attending, PackedLayout
 from flantune.types import Tokens
+
+# The decoder reads the rows of so many tokens of prompts together, and of so many of the encoder's batches at most: for
+# the row of one prompt it would go through all of its weights.
+_DECODED, _BATCHES = 8_192, 8
 
 
 def score_encoded(
@@ -34,17 +38,15 @@ def score_encoded(
 ) -> Iterator[tuple[int, tuple[float, ...]]]:
     """Index and sums of every request, as they are complete."""
     first_option = np.cumsum([0, *(len(given) for given in options)])
-    totals = Totals(options)
+    totals, encoder = Totals(options), Encoder(model, [len(p) for p in prompts])
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))  # the longest first: if memory ends, now
     at = 0
     while at < len(order):
-        end, tokens = at, 0
-        while end < len(order) and (end == at or tokens + len(prompts[order[end]]) <= budget.tokens):
-            tokens += len(prompts[order[end]])
-            end += 1
+        more = 0 if budget.shrunk else min(_DECODED, _BATCHES * budget.tokens)
+        end, tokens = _until(order, prompts, at, max(budget.tokens, more))
         batch = order[at:end]
         with out_of_memory(model.device) as error:
-            values = _read(model, [prompts[r] for r in batch], [options[r] for r in batch])
+            values = _read(encoder, [prompts[r] for r in batch], [options[r] for r in batch], budget.tokens)
         if error:
             budget.shrink(error[0], tokens if end - at > 1 else 1)
             continue
@@ -53,10 +55,22 @@ def score_encoded(
         at = end
 
 
-def _read(model: Any, prompts: Sequence[Tokens], options: Sequence[Sequence[Tokens]]) -> npt.NDArray[np.float64]:
-    """Log-probability of every token of every option, in their order."""
+def _until(order: Sequence[int], prompts: Sequence[Tokens], first: int, budget: int) -> tuple[int, int]:
+    """One past the last prompt that is taken with the one at `first`, and their tokens: in the budget, or one alone."""
+    end, tokens = first, 0
+    while end < len(order) and (end == first or tokens + len(prompts[order[end]]) <= budget):
+        tokens += len(prompts[order[end]])
+        end += 1
+    return end, tokens
+
+
+def _read(
+    encoder: Encoder, prompts: Sequence[Tokens], options: Sequence[Sequence[Tokens]], budget: int
+) -> npt.NDArray[np.float64]:
+    """Log-probability of every token of every option, in their order. The encoder is given `budget` tokens at once."""
+    model = encoder.model
     lengths = np.array([len(p) for p in prompts], dtype=np.int32)
-    states = encode(model, prompts, lengths)
+    states = _encoded(encoder, prompts, lengths, budget)
     start = np.array([start_id(model)], dtype=np.int32)
     told: list[Tokens] = []  # what the decoder reads, row by row
     per_prompt: list[int] = []
@@ -78,64 +92,28 @@ def _read(model: Any, prompts: Sequence[Tokens], options: Sequence[Sequence[Toke
     return log_probabilities(model, decoded, np.array(places, dtype=np.int64), np.array(tokens, dtype=np.int64))
 
 
+def _encoded(encoder: Encoder, prompts: Sequence[Tokens], lengths: Tokens, budget: int) -> Tensor:
+    states, at = [], 0
+    while at < len(prompts):
+        end, _ = _until(range(len(prompts)), prompts, at, budget)
+        states.append(encoder.states(prompts[at:end], lengths[at:end]))
+        at = end
+    return torch.cat(states)
+
+
 def _rows(options: Sequence[Tokens]) -> list[Tokens]:
     """The options that need a row of the decoder: those of several tokens, each once; if there are none, any one."""
     longer = {o.tobytes(): o for o in options if len(o) > 1}
     return list(longer.values()) or [options[0][:1]]
 
 
-def encode(model: Any, prompts: Sequence[Tokens], lengths: Tokens) -> Tensor:
-    """Encoder states of all prompts end to end, (1, tokens, d_model), by the products that the stock model uses: T5's
-    attention divides by nothing, and what rounding there changes in a score or in a text is more than elsewhere."""
-    ids = torch.from_numpy(np.concatenate(prompts).astype(np.int64)).to(model.device)
-    with asking(model):
-        states: Tensor = model.get_encoder()(
-            input_ids=ids[None], attention_mask=READY.to(model.device), packed=Encoding(lengths)
-        ).last_hidden_state
-    return states
-
-
-class Encoding:
-    """Attention of every prompt to itself, both ways, those of one length together: no padding, no mask.
-
-    T5's bias depends on the offset alone. With the queries in reverse it is a view of one short vector, which costs
-    nothing to read; a matrix of it would cost as much as the products.
-    """
-
-    def __init__(self, lengths: Tokens) -> None:
-        self.own = Longest(int(lengths.max()))
-        self.groups: list[list[int]] = []  # first token, prompts, tokens of each
-        first = 0
-        for length in lengths.tolist():
-            if self.groups and self.groups[-1][2] == length:
-                self.groups[-1][1] += 1
-            else:
-                self.groups.append([first, 1, length])
-            first += length
-
-    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
-        out = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
-        offsets = None if scoring.bias is None or not scoring.bias.numel() else scoring.bias.contiguous()
-        for first, count, length in self.groups:
-            q, k, v = (
-                t[0, :, first : first + count * length].unflatten(1, (count, length)).transpose(0, 1)
-                for t in (query, key, value)
-            )
-            bias = None
-            if offsets is not None:
-                bias = offset_view(offsets, self.own.longest, length, length)[None]
-            made, _ = attend_part(q.flip(2), k, v, scoring.scale, bias=bias)
-            out[first : first + count * length] = made.flip(2).transpose(1, 2).flatten(0, 1)
-        return out[None]
-
-
 def decode(model: Any, told: Sequence[Tokens], states: Tensor, per_prompt: Tokens, lengths: Tokens) -> Tensor:
-    """Decoder states (tokens, d_model) of the rows `told` end to end, as the output matrix wants them. A prompt has
-    `per_prompt` tokens of them."""
+    """Decoder states (tokens, d_model) of the rows `told` end to end, as the output matrix wants them. `states` are the
+    encoder's, (tokens, d_model); a prompt has `per_prompt` tokens of the rows."""
     device = model.device
     given: dict[str, Any]
     if bool((per_prompt == 1).all()):
-        given = {"past_key_values": NothingProjected(model), "packed": FirstToken(states[0], lengths)}
+        given = {"past_key_values": NothingProjected(model), "packed": FirstToken(states, lengths)}
     else:
         own = Attending(np.array([len(row) for row in told], dtype=np.int32), causal=True, device=device)
         given = {"packed": PackedLayout(own=own, cross=Attending(per_prompt, lengths, device=device))}
@@ -143,7 +121,7 @@ def decode(model: Any, told: Sequence[Tokens], states: Tensor, per_prompt: Token
         out = model.get_decoder()(
             input_ids=torch.from_numpy(np.concatenate(told).astype(np.int64)).to(device)[None],
             attention_mask=READY.to(device),
-            encoder_hidden_states=states,
+            encoder_hidden_states=states[None],
             encoder_attention_mask=READY.to(device),
             use_cache=False,
             **given,

@@ -20,6 +20,7 @@ from flantune.inference.plain_modules import all_plain
 from flantune.inference.products import Product, Products
 from flantune.inference.rows import Step
 from flantune.inference.waves import Scoring
+from flantune.models.attention import bias_by_offset
 
 _MAKES = ("transformers.models.t5.", "transformers.models.mt5.")
 
@@ -77,7 +78,7 @@ class T5Step:
         held = self._behind.shape[1]
         if longest > held:
             held = max(longest, 2 * held)
-            self._behind = _bias_behind(self._first, held)
+            self._behind = bias_by_offset(self._first, held)[:, :held].contiguous()
         return self._behind[:, held - longest :]
 
 
@@ -98,20 +99,9 @@ def _layer(block: Any, products: Products) -> _Layer:
     )
 
 
-def _bias_behind(module: Any, count: int) -> Tensor:
-    """Of the keys `count` - 1 to 0 places before the query, (H, count)."""
-    buckets = module._relative_position_bucket(
-        torch.arange(1 - count, 1),
-        bidirectional=False,
-        num_buckets=module.relative_attention_num_buckets,
-        max_distance=module.relative_attention_max_distance,
-    )
-    made: Tensor = module.relative_attention_bias(buckets).T.contiguous()
-    return made
-
-
-def is_stock(model: Any) -> bool:
-    """Whether the decoder is of transformers' own modules in single precision on a CPU, and nobody listens in."""
-    modules = list(model.get_decoder().modules())
+def is_stock(stack: Any) -> bool:
+    """Whether an encoder or decoder is of transformers' own modules in single precision on a CPU, and nobody listens
+    in."""
+    modules = list(stack.modules())
     biased = any(isinstance(m, nn.Linear) and m.bias is not None for m in modules)
-    return not biased and all_plain(model, modules, _MAKES)
+    return not biased and all_plain(stack, modules, _MAKES)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from flantune.inference.crossing import WIDEST, Absorbed, Crossing
-from flantune.inference.encoded import NothingProjected, encode, scaled
+from flantune.inference.encoded import NothingProjected, scaled
+from flantune.inference.encoder import Encoder
 from flantune.inference.memory import Budget, cache_bytes, free_memory
 from flantune.inference.plain_decoder import Reader
 from flantune.inference.prefix_tree import build_tree, is_worth_sharing_in_steps, share_nothing
@@ -228,7 +229,8 @@ class EncodedWriter:
         self._cross = [block.layer[1].EncDecAttention for block in model.get_decoder().block]
         self._cache = NothingProjected(model)
         self._nothing = torch.zeros(1, 1, model.config.d_model, device=model.device)
-        self._quick = T5Step(model) if is_stock(model) else None
+        self._encoder = Encoder(model)
+        self._quick = T5Step(model) if is_stock(model.get_decoder()) else None
         self._output = OutputMatrix(model)
         self._shared: list[Shared] | None = None
         narrow = model.config.d_model <= WIDEST.get(self.device.type, 0)
@@ -268,7 +270,7 @@ class EncodedWriter:
 
     def _encode(self, wanted: Sequence[int], row_of: Mapping[int, int]) -> None:
         lengths = np.array([len(self.prompts[p]) for p in wanted], dtype=np.int32)
-        states = encode(self.model, [self.prompts[p] for p in wanted], lengths)[0]
+        states = self._encoder.states([self.prompts[p] for p in wanted], lengths)
         runs = dict(zip(wanted, states.split(lengths.tolist()), strict=True))
         alone = [p for p in wanted if p in self._alone]
         if alone:

@@ -158,19 +158,21 @@ def _give_offsets(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, 
         return None
     if not module.has_relative_attention_bias:
         return args, {**kwargs, "position_bias": torch.empty(0, device=module.q.weight.device)}
-    weight = module.relative_attention_bias.weight
-    longest = packed.own.longest
-    places = torch.arange(1 - longest, longest, device=weight.device)
+    return args, {**kwargs, "position_bias": bias_by_offset(module, packed.own.longest)}
+
+
+def bias_by_offset(module: Any, longest: int) -> torch.Tensor:
+    """T5's bias, of the layer that holds its table, by offset key - query: (heads, 2 * longest - 1), -inf where
+    causality hides."""
+    places = torch.arange(1 - longest, longest, device=module.relative_attention_bias.weight.device)
     bucket = module._relative_position_bucket(
         places,
         bidirectional=not module.is_decoder,
         num_buckets=module.relative_attention_num_buckets,
         max_distance=module.relative_attention_max_distance,
     )
-    bias = module.relative_attention_bias(bucket).T
-    if module.is_causal:
-        bias = bias.masked_fill(places > 0, NEVER)
-    return args, {**kwargs, "position_bias": bias}
+    bias: torch.Tensor = module.relative_attention_bias(bucket).T
+    return bias.masked_fill(places > 0, NEVER) if module.is_causal else bias
 
 
 def _capped(

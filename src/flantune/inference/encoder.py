@@ -1,0 +1,146 @@
+"""Prompts through an encoder of T5's make, end to end in one flat batch: no padding, no mask.
+
+Where the encoder is of transformers' own modules, in single precision on a CPU, what they compute is computed here off
+the same weights in fewer passes over memory: the same states to the bit, if the products are torch's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from flantune.inference.encoder_loops import attend_prompt, prompts_pay
+from flantune.inference.parts import attend_part
+from flantune.inference.products import Product, Products
+from flantune.inference.rows import Longest
+from flantune.inference.t5_step import is_stock
+from flantune.inference.waves import Scoring, asking
+from flantune.models.attention import READY, bias_by_offset
+from flantune.models.layout import offset_view
+from flantune.types import Tokens
+
+_LONG = 128  # tokens: shorter prompts are left to torch, which takes those of one length at once
+
+
+class Encoder:
+    """Encoder states of prompts. T5's attention divides by nothing, so what rounding changes there is more than
+    elsewhere: texts, which are to be the stock model's token by token, are made by torch's own products and attention.
+    Where log-probabilities are wanted of prompts of the lengths `quick_for`, the quickest ones are taken; they are as
+    far from exact ones as torch's, but not the same."""
+
+    def __init__(self, model: Any, quick_for: Sequence[int] = ()) -> None:
+        self.model = model
+        encoder, quick = model.get_encoder(), len(quick_for) > 0
+        self._plain = _PlainEncoder(encoder, Products(as_torch=not quick)) if is_stock(encoder) else None
+        self._in_loops = quick and self._plain is not None and prompts_pay(model, quick_for)
+
+    def states(self, prompts: Sequence[Tokens], lengths: Tokens) -> Tensor:
+        """Those of all prompts end to end, (tokens, d_model)."""
+        ids = torch.from_numpy(np.concatenate(prompts).astype(np.int64)).to(self.model.device)
+        if self._plain is not None and not torch.is_autocast_enabled("cpu"):
+            return self._plain.states(ids, Encoding(lengths, self._in_loops))
+        with asking(self.model):
+            states: Tensor = self.model.get_encoder()(
+                input_ids=ids[None], attention_mask=READY.to(ids.device), packed=Encoding(lengths)
+            ).last_hidden_state[0]
+        return states
+
+
+class Encoding:
+    """Attention of every prompt to itself, both ways, those of one length together.
+
+    T5's bias depends on the offset alone. With the queries in reverse it is a view of one short vector, which costs
+    nothing to read; a matrix of it would cost as much as the products.
+    """
+
+    def __init__(self, lengths: Tokens, in_loops: bool = False) -> None:
+        """`in_loops`: by `encoder_loops`, where `prompts_pay` says so."""
+        self.own = Longest(int(lengths.max()))
+        self._in_loops = in_loops
+        self.groups: list[list[int]] = []  # first token, prompts, tokens of each
+        first = 0
+        for length in lengths.tolist():
+            if self.groups and self.groups[-1][2] == length:
+                self.groups[-1][1] += 1
+            else:
+                self.groups.append([first, 1, length])
+            first += length
+
+    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
+        out = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
+        offsets = None if scoring.bias is None or not scoring.bias.numel() else scoring.bias.contiguous()
+        for first, count, length in self.groups:
+            group = [t[0, :, first : first + count * length] for t in (query, key, value)]  # (H, count * length, d)
+            if self._in_loops and length >= _LONG and offsets is not None:
+                for at in range(0, count * length, length):
+                    q, k, v = (t[:, at : at + length].transpose(0, 1) for t in group)
+                    out[first + at : first + at + length] = attend_prompt(q, k, v, offsets)
+                continue
+            q, k, v = (t.unflatten(1, (count, length)).transpose(0, 1) for t in group)
+            bias = None
+            if offsets is not None:
+                bias = offset_view(offsets, self.own.longest, length, length)[None]
+            made, _ = attend_part(q.flip(2), k, v, scoring.scale, bias=bias)
+            out[first : first + count * length] = made.flip(2).transpose(1, 2).flatten(0, 1)
+        return out[None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    norms: tuple[Any, Any]
+    own: tuple[Product, ...]  # queries, keys, values
+    own_out: Product
+    inner: tuple[Product, ...]  # where it is gated, the gate first
+    inner_out: Product
+    activation: Callable[[Tensor], Tensor]
+
+
+class _PlainEncoder:
+    def __init__(self, encoder: Any, products: Products) -> None:
+        self._encoder, self._products = encoder, products
+        self._first = encoder.block[0].layer[0].SelfAttention
+        self._layers = [_layer(block, products) for block in encoder.block]
+
+    def states(self, ids: Tensor, layout: Encoding) -> Tensor:
+        """ids (tokens,) -> (tokens, d_model)"""
+        self._products.count_step()
+        x: Tensor = self._encoder.embed_tokens(ids)
+        scoring = Scoring(1.0, bias=bias_by_offset(self._first, layout.own.longest))
+        for layer in self._layers:
+            normed = _normed(layer.norms[0], x)
+            q, k, v = (self._by_head(product(normed)) for product in layer.own)
+            x += layer.own_out(layout.attend(self._first, q, k, v, scoring)[0].flatten(1))
+            normed = _normed(layer.norms[1], x)
+            inner = layer.activation(layer.inner[0](normed))
+            for product in layer.inner[1:]:
+                inner = inner.mul_(product(normed))
+            x += layer.inner_out(inner)
+        return _normed(self._encoder.final_layer_norm, x)
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """(tokens, heads * d) -> (1, heads, tokens, d)"""
+        return x.unflatten(1, (self._first.n_heads, -1)).transpose(0, 1)[None]
+
+
+def _layer(block: Any, products: Products) -> _Layer:
+    own, forward = block.layer
+    attention, inside = own.SelfAttention, forward.DenseReluDense
+    gated = hasattr(inside, "wi_0")
+    return _Layer(
+        norms=(own.layer_norm, forward.layer_norm),
+        own=tuple(products.of(m.weight) for m in (attention.q, attention.k, attention.v)),
+        own_out=products.of(attention.o.weight),
+        inner=tuple(products.of(m.weight) for m in ((inside.wi_0, inside.wi_1) if gated else (inside.wi,))),
+        inner_out=products.of(inside.wo.weight),
+        activation=inside.act,
+    )
+
+
+def _normed(norm: Any, x: Tensor) -> Tensor:
+    return functional.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
