@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -11,8 +11,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
-from flantune.inference import prefix_tree
+from flantune.inference import Engine, prefix_tree
 from flantune.tokens.tokenizer import Tokenizer, train_tokenizer
+
+from .families import opener
 
 # First calls load models and libraries: a limit on one example's time would fail by the machine's mood.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -82,6 +84,11 @@ def llama(tokenizer: Tokenizer) -> LlamaForCausalLM:
         pad_token_id=tokenizer.pad_id,
     )
     return _spread(LlamaForCausalLM(config))
+
+
+@pytest.fixture(scope="module")
+def engines(tokenizer: Tokenizer, t5: T5ForConditionalGeneration, llama: LlamaForCausalLM) -> Callable[[str], Engine]:
+    return opener(tokenizer, t5, llama)
 
 
 def _spread(model: torch.nn.Module) -> torch.nn.Module:
