@@ -6,20 +6,19 @@ the same weights in fewer passes over memory: the same states to the bit, if the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from flantune.inference.encoder_loops import attend_prompt, prompts_pay
 from flantune.inference.parts import attend_part
-from flantune.inference.products import Product, Products
+from flantune.inference.plain_modules import normed
+from flantune.inference.products import Products
 from flantune.inference.rows import Longest
-from flantune.inference.t5_step import is_stock
+from flantune.inference.t5_step import FeedForward, is_stock, own_products
 from flantune.inference.waves import Scoring, asking
 from flantune.models.attention import READY, bias_by_offset
 from flantune.models.layout import offset_view
@@ -91,56 +90,32 @@ class Encoding:
         return out[None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    norms: tuple[Any, Any]
-    own: tuple[Product, ...]  # queries, keys, values
-    own_out: Product
-    inner: tuple[Product, ...]  # where it is gated, the gate first
-    inner_out: Product
-    activation: Callable[[Tensor], Tensor]
+class _Block:
+    def __init__(self, block: Any, products: Products) -> None:
+        own, forward = block.layer
+        self.norms = own.layer_norm, forward.layer_norm
+        self.own, self.own_out = own_products(own.SelfAttention, products), products.of(own.SelfAttention.o.weight)
+        self.forward = FeedForward(forward.DenseReluDense, products)
 
 
 class _PlainEncoder:
     def __init__(self, encoder: Any, products: Products) -> None:
         self._encoder, self._products = encoder, products
         self._first = encoder.block[0].layer[0].SelfAttention
-        self._layers = [_layer(block, products) for block in encoder.block]
+        self._blocks = [_Block(block, products) for block in encoder.block]
 
     def states(self, ids: Tensor, layout: Encoding) -> Tensor:
         """ids (tokens,) -> (tokens, d_model)"""
         self._products.count_step()
         x: Tensor = self._encoder.embed_tokens(ids)
         scoring = Scoring(1.0, bias=bias_by_offset(self._first, layout.own.longest))
-        for layer in self._layers:
-            normed = _normed(layer.norms[0], x)
-            q, k, v = (self._by_head(product(normed)) for product in layer.own)
-            x += layer.own_out(layout.attend(self._first, q, k, v, scoring)[0].flatten(1))
-            normed = _normed(layer.norms[1], x)
-            inner = layer.activation(layer.inner[0](normed))
-            for product in layer.inner[1:]:
-                inner = inner.mul_(product(normed))
-            x += layer.inner_out(inner)
-        return _normed(self._encoder.final_layer_norm, x)
+        for block in self._blocks:
+            told = normed(block.norms[0], x)
+            q, k, v = (self._by_head(product(told)) for product in block.own)
+            x += block.own_out(layout.attend(self._first, q, k, v, scoring)[0].flatten(1))
+            x += block.forward(normed(block.norms[1], x))
+        return normed(self._encoder.final_layer_norm, x)
 
     def _by_head(self, x: Tensor) -> Tensor:
         """(tokens, heads * d) -> (1, heads, tokens, d)"""
         return x.unflatten(1, (self._first.n_heads, -1)).transpose(0, 1)[None]
-
-
-def _layer(block: Any, products: Products) -> _Layer:
-    own, forward = block.layer
-    attention, inside = own.SelfAttention, forward.DenseReluDense
-    gated = hasattr(inside, "wi_0")
-    return _Layer(
-        norms=(own.layer_norm, forward.layer_norm),
-        own=tuple(products.of(m.weight) for m in (attention.q, attention.k, attention.v)),
-        own_out=products.of(attention.o.weight),
-        inner=tuple(products.of(m.weight) for m in ((inside.wi_0, inside.wi_1) if gated else (inside.wi,))),
-        inner_out=products.of(inside.wo.weight),
-        activation=inside.act,
-    )
-
-
-def _normed(norm: Any, x: Tensor) -> Tensor:
-    return functional.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)

@@ -13,9 +13,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from flantune.inference.plain_modules import all_plain
+from flantune.inference.plain_modules import all_plain, normed
 from flantune.inference.products import Products, ReadsMany
 from flantune.inference.waves import Attends, Scoring, asking
 from flantune.models.attention import READY
@@ -74,7 +73,7 @@ class PlainDecoder:
         turned = [t[0][:, None] for t in self._base.rotary_emb(x[None], positions[None])]
         for layer in self._layers[:-1]:
             x = layer.read(x, turned, layout)
-        return _normed(self._base.norm, self._layers[-1].read(x, turned, layout, wanted))
+        return normed(self._base.norm, self._layers[-1].read(x, turned, layout, wanted))
 
 
 class _Layer:
@@ -86,17 +85,17 @@ class _Layer:
     def read(self, x: Tensor, turned: Sequence[Tensor], layout: AttendsTokens, wanted: Ints | None = None) -> Tensor:
         """x (T, hidden), which is written over, -> (T or wanted, hidden). `turned`: cosines and sines (T, 1, d)."""
         attention, forward = self._layer.self_attn, self._layer.mlp
-        normed = _normed(self._layer.input_layernorm, x)
-        key = _rotated(self._by_head(attention, "k", normed), *turned)
-        value = self._by_head(attention, "v", normed)
+        told = normed(self._layer.input_layernorm, x)
+        key = _rotated(self._by_head(attention, "k", told), *turned)
+        value = self._by_head(attention, "v", told)
         if wanted is not None:
             chosen = torch.from_numpy(wanted)
-            normed, x, *turned = (t.index_select(0, chosen) for t in (normed, x, *turned))
-        query = _rotated(self._by_head(attention, "q", normed), *turned)
+            told, x, *turned = (t.index_select(0, chosen) for t in (told, x, *turned))
+        query = _rotated(self._by_head(attention, "q", told), *turned)
         seen = layout.attend_tokens(int(attention.layer_idx), query, key, value, _scoring(attention), wanted)
         x = x.add_(self._linear(attention.o_proj, seen.flatten(1)))
-        normed = _normed(self._layer.post_attention_layernorm, x)
-        inner = forward.act_fn(self._linear(forward.gate_proj, normed)).mul_(self._linear(forward.up_proj, normed))
+        told = normed(self._layer.post_attention_layernorm, x)
+        inner = forward.act_fn(self._linear(forward.gate_proj, told)).mul_(self._linear(forward.up_proj, told))
         return x.add_(self._linear(forward.down_proj, inner))
 
     def _by_head(self, attention: Any, kind: str, x: Tensor) -> Tensor:
@@ -104,14 +103,10 @@ class _Layer:
         head."""
         made = self._linear(getattr(attention, f"{kind}_proj"), x).unflatten(1, (-1, attention.head_dim))
         norm = getattr(attention, f"{kind}_norm", None)
-        return made if norm is None else _normed(norm, made)
+        return made if norm is None else normed(norm, made)
 
     def _linear(self, module: Any, x: Tensor) -> Tensor:
         return self._product[id(module)](x, module.bias)
-
-
-def _normed(norm: Any, x: Tensor) -> Tensor:
-    return functional.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
 def _scoring(attention: Any) -> Scoring:

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 _TORCH = ("torch.nn.modules.", "transformers.activations")
 _OURS = "flantune.models.dropout"  # of a model in evaluation mode it does nothing
@@ -33,3 +34,8 @@ def _is_plain(module: Any, stock: tuple[str, ...]) -> bool:
     own = bool(getattr(module, "_told_of_offsets", False))  # a hook of ours, for the modules' own way
     heard = len(module._forward_hooks) + len(module._forward_pre_hooks) - own
     return known and single and not heard and "forward" not in vars(module)
+
+
+def normed(norm: Any, x: Tensor) -> Tensor:
+    """x (..., width) by an RMS norm of transformers' (Zhang and Sennrich 2019), in one call."""
+    return functional.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)

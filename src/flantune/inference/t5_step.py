@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from flantune.inference.plain_modules import all_plain
+from flantune.inference.plain_modules import all_plain, normed
 from flantune.inference.products import Product, Products
 from flantune.inference.rows import Step
 from flantune.inference.waves import Scoring
@@ -28,14 +27,12 @@ _MAKES = ("transformers.models.t5.", "transformers.models.mt5.")
 @dataclass(frozen=True, slots=True)
 class _Layer:
     index: int
-    norms: tuple[Tensor, Tensor, Tensor]
+    norms: tuple[Any, Any, Any]
     own: tuple[Product, ...]  # queries, keys, values
     own_out: Product
     cross: Product
     cross_out: Product
-    inner: tuple[Product, ...]  # where it is gated, the gate first
-    inner_out: Product
-    activation: Callable[[Tensor], Tensor]
+    forward: FeedForward
 
 
 class T5Step:
@@ -43,7 +40,7 @@ class T5Step:
         decoder = model.get_decoder()
         first = decoder.block[0].layer[0].SelfAttention
         self._embedding, self._norm = decoder.embed_tokens, decoder.final_layer_norm
-        self._heads, self._width, self._eps = first.n_heads, first.key_value_proj_dim, self._norm.variance_epsilon
+        self._heads, self._width = first.n_heads, first.key_value_proj_dim
         self._products = Products()
         self._layers = [_layer(block, self._products) for block in decoder.block]
         self._first = first
@@ -55,20 +52,13 @@ class T5Step:
         x: Tensor = self._embedding(ids)
         scoring = Scoring(1.0, bias=self._bias(layout.own.longest))
         for layer in self._layers:
-            normed = self._normed(x, layer.norms[0])
-            q, k, v = (self._by_head(product(normed)) for product in layer.own)
+            told = normed(layer.norms[0], x)
+            q, k, v = (self._by_head(product(told)) for product in layer.own)
             x = x + layer.own_out(layout.attend_own(layer.index, q, k, v, scoring).flatten(1))
-            q = self._by_head(layer.cross(self._normed(x, layer.norms[1])))
+            q = self._by_head(layer.cross(normed(layer.norms[1], x)))
             x = x + layer.cross_out(layout.attend_encoded(layer.index, q, scoring).flatten(1))
-            normed = self._normed(x, layer.norms[2])
-            inner = layer.activation(layer.inner[0](normed))
-            for product in layer.inner[1:]:
-                inner = inner.mul_(product(normed))
-            x = x + layer.inner_out(inner)
-        return self._normed(x, self._norm.weight)
-
-    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(x, (x.shape[1],), weight, self._eps)
+            x = x + layer.forward(normed(layer.norms[2], x))
+        return normed(self._norm, x)
 
     def _by_head(self, x: Tensor) -> Tensor:
         return x.view(len(x), self._heads, self._width)
@@ -82,20 +72,37 @@ class T5Step:
         return self._behind[:, held - longest :]
 
 
+class FeedForward:
+    """That of a block of T5's, gated or not."""
+
+    def __init__(self, module: Any, products: Products) -> None:
+        first = (module.wi_0, module.wi_1) if hasattr(module, "wi_0") else (module.wi,)
+        self._inner = [products.of(m.weight) for m in first]  # where it is gated, the gate first
+        self._out = products.of(module.wo.weight)
+        self._activation: Callable[[Tensor], Tensor] = module.act
+
+    def __call__(self, x: Tensor) -> Tensor:
+        inner = self._activation(self._inner[0](x))
+        for product in self._inner[1:]:
+            inner = inner.mul_(product(x))
+        return self._out(inner)
+
+
+def own_products(attention: Any, products: Products) -> tuple[Product, ...]:
+    """Of queries, keys and values."""
+    return tuple(products.of(m.weight) for m in (attention.q, attention.k, attention.v))
+
+
 def _layer(block: Any, products: Products) -> _Layer:
     own, cross, forward = (block.layer[i] for i in range(3))
-    inside = forward.DenseReluDense
-    gated = hasattr(inside, "wi_0")
     return _Layer(
         index=int(own.SelfAttention.layer_idx),
-        norms=(own.layer_norm.weight, cross.layer_norm.weight, forward.layer_norm.weight),
-        own=tuple(products.of(m.weight) for m in (own.SelfAttention.q, own.SelfAttention.k, own.SelfAttention.v)),
+        norms=(own.layer_norm, cross.layer_norm, forward.layer_norm),
+        own=own_products(own.SelfAttention, products),
         own_out=products.of(own.SelfAttention.o.weight),
         cross=products.of(cross.EncDecAttention.q.weight),
         cross_out=products.of(cross.EncDecAttention.o.weight),
-        inner=tuple(products.of(m.weight) for m in ((inside.wi_0, inside.wi_1) if gated else (inside.wi,))),
-        inner_out=products.of(inside.wo.weight),
-        activation=inside.act,
+        forward=FeedForward(forward.DenseReluDense, products),
     )
 
 
