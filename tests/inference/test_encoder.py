@@ -96,7 +96,7 @@ def test_quick_states_are_those_of_double_precision(
     exact = copy.deepcopy(stack).double()
     prompts, counts = some_prompts(lengths)
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-        patch.setattr(products, "_STEPS", packed_at)
+        patch.setattr(products, "COPIES_AFTER", packed_at)
         patch.setattr(products, "_MANY", 1)
         patch.setattr(encoder, "_LONG", 20)
         patch.setattr(encoder_loops, "_MUCH", 0 if in_loops else 1e30)

@@ -42,7 +42,7 @@ def test_greedy_texts_and_samples_are_those_of_one_prompt_at_a_time(
     engine = engines(name)
     monkeypatch.setattr(row_loops, "_WORTH", 0 if loops else 1 << 62)
     monkeypatch.setattr(run_loops, "_FEWEST", 1)
-    monkeypatch.setattr(products, "_STEPS", 3)  # and packed weights, where there are any
+    monkeypatch.setattr(products, "COPIES_AFTER", 3)  # and packed weights, where there are any
     engine.batch_tokens = 300
     requests = [GenerateRequest(prompt=p, max_new_tokens=5 + 4 * i) for i, p in enumerate(PROMPTS)]
     requests += [GenerateRequest(prompt=p, max_new_tokens=9, samples=3, sampling=SAMPLED) for p in PROMPTS[:4]]
@@ -82,7 +82,7 @@ def test_scores_are_those_of_one_option_at_a_time(engine: Engine, monkeypatch: p
         engine.batch_tokens = budget
         monkeypatch.setattr(encoder_loops, "_MUCH", 0 if budget else 1e30)  # loops, and packed weights, after all
         monkeypatch.setattr(encoder, "_LONG", 30)
-        monkeypatch.setattr(products, "_STEPS", 3)
+        monkeypatch.setattr(products, "COPIES_AFTER", 3)
         got = {s.index: s.scores for s in engine.score(requests)}
         for i, want in enumerate(expected):
             assert got[i] == pytest.approx(want, abs=3e-4)

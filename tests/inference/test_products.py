@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
+from transformers.activations import ACT2FN
 
 from flantune.inference import products
-from flantune.inference.products import ReadsMany, linear
+from flantune.inference.products import Product, ReadsMany, linear
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 
@@ -56,6 +57,19 @@ def test_many_rows_alone_and_no_gradients(quicker: list[int]):
     with torch.inference_mode():
         module(x)
     assert quicker == [600]
+
+
+@pytest.mark.parametrize("name", ["relu", "silu", "gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu"])
+@pytest.mark.parametrize("biased", [False, True])
+def test_an_activation_is_the_modules(name: str, biased: bool):
+    activation, draw = ACT2FN[name], torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=draw) for shape in ((9, 20), (33, 20), (33,)))
+    product = Product(weight, activation=activation)
+    wanted = activation(functional.linear(x, weight, bias if biased else None))
+    with torch.inference_mode():
+        assert torch.equal(product(x, bias if biased else None), wanted)
+        product.pack()
+        torch.testing.assert_close(product(x, bias if biased else None), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_half_precision_is_torchs(quicker: list[int]):

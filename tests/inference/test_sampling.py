@@ -8,8 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flantune.inference.likeliest import likeliest
+from flantune.inference.logits import Given
 from flantune.inference.requests import GREEDY, Sampling
-from flantune.inference.sampling import Draw, draw_tokens, likeliest, next_tokens, uniforms
+from flantune.inference.sampling import Draw, draw_tokens, next_tokens, uniforms
 
 
 def one_uniform(seed: int, sample: int, place: int) -> float:
@@ -76,8 +78,9 @@ def test_a_token_is_the_one_that_its_number_picks_off_the_kept_probabilities(
     logits: list[float], temperature: float, top_k: int | None, top_p: float | None, place: int
 ):
     number = one_uniform(3, 1, place)
-    rows = torch.tensor([logits, logits])
-    got = draw_tokens(rows, temperature, top_k, top_p, torch.tensor([number, number], dtype=torch.float64))
+    rows = Given(torch.tensor([logits, logits]))
+    numbers = torch.tensor([number, number], dtype=torch.float64)
+    got = draw_tokens(rows, len(logits), temperature, top_k, top_p, numbers)
     assert got.tolist() == [slow_draw(logits, temperature, top_k, top_p, number)] * 2
 
 
@@ -92,15 +95,15 @@ def test_the_likeliest_of_long_rows_are_those_of_a_stable_sort(n: int, count: in
 
 
 def test_a_flat_distribution_is_sorted_whole_where_the_likeliest_do_not_reach_the_share():
-    logits = torch.zeros(1, 5_000)
+    logits = Given(torch.zeros(1, 5_001))
     numbers = torch.tensor([0.999999], dtype=torch.float64)
-    assert draw_tokens(logits, 1.0, None, 0.6, numbers).tolist() == [2_999]
+    assert draw_tokens(logits, 5_000, 1.0, None, 0.6, numbers).tolist() == [2_999]
 
 
 def test_draws_follow_the_distribution():
     logits = torch.tensor([1.0, 0.0, -1.0, 0.5])
     draws = [Draw(Sampling(temperature=0.8, seed=11), s, 0) for s in range(20_000)]
-    told = np.bincount(next_tokens(logits.expand(20_000, 4), draws), minlength=4)
+    told = np.bincount(next_tokens(Given(logits.expand(20_000, 4)), draws, 4), minlength=4)
     expected = torch.softmax(logits.double() / 0.8, 0).numpy() * 20_000
     assert ((told - expected) ** 2 / expected).sum() < 16.3  # 3 degrees of freedom, p = 0.001
 
@@ -109,9 +112,9 @@ def test_rows_of_different_kinds_in_a_batch_are_what_they_are_alone():
     logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(0))
     kinds = [GREEDY, Sampling(temperature=0.7, top_k=5, seed=1), Sampling(temperature=1.3, top_p=0.8, seed=2)]
     draws = [Draw(kinds[i % 3], i, 2 * i) for i in range(5)]
-    together = next_tokens(logits, draws)
-    assert together == [next_tokens(logits[i : i + 1], [draws[i]])[0] for i in range(5)]
-    assert together[0] == int(logits[0].argmax()) and together[3] == int(logits[3].argmax())
+    together = next_tokens(Given(logits), draws, 45)
+    assert together == [next_tokens(Given(logits[i : i + 1]), [draws[i]], 45)[0] for i in range(5)]
+    assert together[0] == int(logits[0, :45].argmax()) and together[3] == int(logits[3, :45].argmax())
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}])

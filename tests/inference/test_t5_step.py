@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from transformers import T5Config, T5ForConditionalGeneration
 
 from flantune.inference import products, writers
+from flantune.inference.logits import Asked, OutputMatrix
 from flantune.inference.products import Products
 from flantune.inference.t5_step import is_stock
-from flantune.inference.weights import OutputMatrix
 from flantune.inference.writers import EncodedWriter
 from flantune.models.attention import prepare
 from flantune.tokens.tokenizer import Tokenizer
@@ -69,10 +69,10 @@ def play(model: Any, prompts: list[Tokens], rows: list[int], moves: list[int]) -
                 writer.add(waiting[:count])
                 held += waiting[:count]
                 waiting = waiting[count:]
-            found.append(writer.step([(7 * step + 3 * row) % 50 for row in range(len(held))]))
+            found.append(writer.step([(7 * step + 3 * row) % 50 for row in range(len(held))]).whole(50))
             if move % 3 == 0:
                 counts = [1 + (move + row) % 4 for row in range(len(held))]
-                found.append(writer.check([[(step + 5 * i) % 50 for i in range(n)] for n in counts]))
+                found.append(writer.check([[(step + 5 * i) % 50 for i in range(n)] for n in counts]).whole(50))
                 writer.keep([1 + (move + row) % n for row, n in enumerate(counts)])
             if move % 5 == 0 and len(held) > 1:
                 row = move % len(held)
@@ -97,10 +97,10 @@ def test_few_calls_say_what_the_modules_say(
     prompts = [torch.randint(1, 50, (n,), generator=draw).int().numpy() for n, _ in shape]
     rows = [count for _, count in shape]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(products, "_STEPS", packed_at)
+        patch.setattr(products, "COPIES_AFTER", packed_at)
         quick = play(model, prompts, rows, moves)
     with pytest.MonkeyPatch.context() as patch, through_modules(patch):
-        patch.setattr(products, "_STEPS", 0)  # never
+        patch.setattr(products, "COPIES_AFTER", 0)  # never
         slow = play(model, prompts, rows, moves)
     for a, b in zip(quick, slow, strict=True):
         torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-5)
@@ -164,8 +164,9 @@ def test_packed_products_are_those_of_the_weights(models: dict[str, Any]):
     output, states = OutputMatrix(model), torch.randn(20, 5, 24)
     with torch.inference_mode():
         for state in states:
-            torch.testing.assert_close(output.logits(state), model.lm_head(state), atol=1e-5, rtol=0)
-        assert output._product is not None and output._product.is_packed
+            logits = output.logits(state)
+            torch.testing.assert_close(logits.whole(40), model.lm_head(state)[:, :40], atol=1e-5, rtol=0)
+        assert isinstance(logits, Asked) and logits.output._product.is_packed
         called: list[int] = []
         hook = model.lm_head.register_forward_hook(lambda *_: called.append(1))
         output.logits(states[0])
@@ -185,6 +186,6 @@ def test_weights_are_packed_where_there_is_room_and_much_is_written(monkeypatch:
             torch.testing.assert_close(product(x), x @ product.weight.t(), atol=1e-5, rtol=0)
         return [product.is_packed for product in made]
 
-    assert packed_after(products._STEPS, 7_000) == [True, True]
-    assert packed_after(products._STEPS - 1, 7_000) == [False, False]
-    assert packed_after(products._STEPS, 6_000) == [False, False]
+    assert packed_after(products.COPIES_AFTER, 7_000) == [True, True]
+    assert packed_after(products.COPIES_AFTER - 1, 7_000) == [False, False]
+    assert packed_after(products.COPIES_AFTER, 6_000) == [False, False]

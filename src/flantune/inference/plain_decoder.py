@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from flantune.inference.norm_loops import add_normed
 from flantune.inference.plain_modules import all_plain, normed
 from flantune.inference.products import Products, ReadsMany
 from flantune.inference.waves import Attends, Scoring, asking
@@ -79,8 +80,9 @@ class PlainDecoder:
 class _Layer:
     def __init__(self, layer: Any, products: Products) -> None:
         self._layer = layer
-        linears = [m for m in layer.modules() if isinstance(m, nn.Linear)]
-        self._product = {id(m): products.of(m.weight) for m in linears}
+        linears, forward = [m for m in layer.modules() if isinstance(m, nn.Linear)], layer.mlp
+        activations = {id(forward.gate_proj): forward.act_fn}
+        self._product = {id(m): products.of(m.weight, activations.get(id(m))) for m in linears}
 
     def read(self, x: Tensor, turned: Sequence[Tensor], layout: AttendsTokens, wanted: Ints | None = None) -> Tensor:
         """x (T, hidden), which is written over, -> (T or wanted, hidden). `turned`: cosines and sines (T, 1, d)."""
@@ -93,9 +95,8 @@ class _Layer:
             told, x, *turned = (t.index_select(0, chosen) for t in (told, x, *turned))
         query = _rotated(self._by_head(attention, "q", told), *turned)
         seen = layout.attend_tokens(int(attention.layer_idx), query, key, value, _scoring(attention), wanted)
-        x = x.add_(self._linear(attention.o_proj, seen.flatten(1)))
-        told = normed(self._layer.post_attention_layernorm, x)
-        inner = forward.act_fn(self._linear(forward.gate_proj, told)).mul_(self._linear(forward.up_proj, told))
+        told = add_normed(self._layer.post_attention_layernorm, x, self._linear(attention.o_proj, seen.flatten(1)))
+        inner = self._linear(forward.gate_proj, told).mul_(self._linear(forward.up_proj, told))
         return x.add_(self._linear(forward.down_proj, inner))
 
     def _by_head(self, attention: Any, kind: str, x: Tensor) -> Tensor:

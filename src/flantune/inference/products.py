@@ -15,9 +15,19 @@ from torch.overrides import TorchFunctionMode
 from flantune.inference.memory import free_memory
 
 _MANY = 256  # rows; of fewer, to make code for their number costs more than it saves
-_STEPS = 4  # after so many a copy has paid for itself before long
-_SHARE = 0.05  # of the memory that is free, for the copies
+COPIES_AFTER = 4  # steps; after so many a copy has paid for itself before long
+COPIES_SHARE = 0.05  # of the memory that is free, for the copies
 _ROWS = 32  # what oneDNN is told to arrange for; more or fewer are no slower for it, but for one alone
+
+# Activations of torch and transformers that oneDNN computes on the way, to a few units in the last place: its name and
+# algorithm for each.
+_FUSED = {
+    "ReLU": ("relu", ""),
+    "SiLUActivation": ("swish", ""),
+    "GELUActivation": ("gelu", "none"),
+    "GELUTanh": ("gelu", "tanh"),
+    "NewGELUActivation": ("gelu", "tanh"),
+}
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -59,25 +69,36 @@ class ReadsMany(TorchFunctionMode):
 
 
 class Product:
-    """x W^T + b for x (rows, in) and a weight W (out, in), off the weight itself until it is packed."""
+    """x W^T + b for x (rows, in) and a weight W (out, in), off the weight itself until it is packed; or an activation
+    of it, in the same pass where the weight is packed and oneDNN knows the activation."""
 
-    def __init__(self, weight: Tensor, unpacked: Callable[..., Tensor] = linear) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        unpacked: Callable[..., Tensor] = linear,
+        activation: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         self.weight = weight
-        self._unpacked = unpacked
+        self._unpacked, self._activation = unpacked, activation
+        self._fused = ("none", "") if activation is None else _FUSED.get(type(activation).__name__)
         self._packed: Tensor | None = None
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         if self._packed is None:
-            return self._unpacked(x, self.weight, bias)
-        made: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, bias, "none", [], "")
-        return made
+            made = self._unpacked(x, self.weight, bias)
+        else:
+            name, algorithm = self._fused or ("none", "")
+            made = torch.ops.mkldnn._linear_pointwise(x, self._packed, bias, name, [], algorithm)
+            if self._fused is not None:
+                return made
+        return made if self._activation is None else self._activation(made)
 
     @property
     def is_packed(self) -> bool:
         return self._packed is not None
 
     def pack(self) -> None:
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach().contiguous(), _ROWS)
+        self._packed = packed(self.weight.detach())
 
 
 class Products:
@@ -91,19 +112,25 @@ class Products:
         self._all: list[Product] = []
         self._steps = 0
 
-    def of(self, weight: Tensor) -> Product:
-        self._all.append(Product(weight, functional.linear if self._as_torch else linear))
+    def of(self, weight: Tensor, activation: Callable[[Tensor], Tensor] | None = None) -> Product:
+        self._all.append(Product(weight, functional.linear if self._as_torch else linear, activation))
         return self._all[-1]
 
     def count_step(self) -> None:
         """Called before every step: after a few of them the copies are made."""
         self._steps += 1
-        if self._as_torch or self._steps != _STEPS or not all(can_be_packed(p.weight) for p in self._all):
+        if self._as_torch or self._steps != COPIES_AFTER or not all(can_be_packed(p.weight) for p in self._all):
             return
         held = sum(p.weight.numel() * p.weight.element_size() for p in self._all)
-        if held < _SHARE * free_memory(torch.device("cpu")):
+        if held < COPIES_SHARE * free_memory(torch.device("cpu")):
             for product in self._all:
                 product.pack()
+
+
+def packed(weight: Tensor) -> Tensor:
+    """A copy as oneDNN lays weights (out, in) out."""
+    made: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS)
+    return made
 
 
 def can_be_packed(weight: Tensor) -> bool:

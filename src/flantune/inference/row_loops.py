@@ -17,12 +17,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from flantune.compiled import compiled, shared_threads
-from flantune.inference.vectors import LANES, LEAST, add_weighed, dots, exp, largest, prefetch, weigh
+from flantune.inference.vectors import LANES, LEAST, add_weighed, ask, dots, exp, largest, weigh
 from flantune.models.layout import Ints
 
 _TILE = 32  # states looked at together: with queries and sums of a width of 512 they fit the second cache
 _AHEAD = 2 * _TILE  # states between those that are asked of memory and those looked at
-_LINE = 16  # numbers that memory gives at once
 _WORTH = 1 << 20  # numbers; fewer stay in the processor's cache from layer to layer, where torch is as quick
 _MOST_QUERIES = 64  # of a row; with more, computing is all there is, and torch's products are as quick
 prange = range
@@ -118,9 +117,9 @@ def _attend_row_keys(asked: Any, keys: Any, values: Any, row: int, length: int, 
         for i in range(0, len(tile), 4):
             # What comes after the keys are the values, and after them the next row's keys.
             if ahead < count:
-                _ask(flat_keys, begins + (ahead + i) * across, 4 * across)
+                ask(flat_keys, begins + (ahead + i) * across, 4 * across)
             else:
-                _ask(flat_values, begins + (ahead - count + i) * across, 4 * across)
+                ask(flat_values, begins + (ahead - count + i) * across, 4 * across)
             for head in range(heads):
                 for q in range(0, queries, 4):
                     dots(tile[i:, head * width :], asked[head, q:], scores[head, q:, first + i :])
@@ -137,9 +136,9 @@ def _attend_row_keys(asked: Any, keys: Any, values: Any, row: int, length: int, 
         ahead = first + _AHEAD
         for w in range(0, across, LANES):
             if ahead < count:
-                _ask(flat_values, begins + ahead * across + w * len(tile), LANES * len(tile))
+                ask(flat_values, begins + ahead * across + w * len(tile), LANES * len(tile))
             else:
-                _ask(flat_keys, begins + keys[0].size + (ahead - count) * across + w * len(tile), LANES * len(tile))
+                ask(flat_keys, begins + keys[0].size + (ahead - count) * across + w * len(tile), LANES * len(tile))
             head, at = w // width, w % width
             for q in range(0, queries, 8):
                 add_weighed(scores[head, q:, first : first + len(tile)], tile[:, w:], out[head, q:, at:])
@@ -192,7 +191,7 @@ def _attend_query(
     most = LEAST
     for i in range(first, stop):
         score = np.float32(0)
-        _ask(flat, i * width, width)
+        ask(flat, i * width, width)
         for w in range(width):
             score += query[w] * keys[i, w]
         score *= np.float32(scale)
@@ -208,7 +207,7 @@ def _attend_query(
         out[w] = 0
     for i in range(first, stop):
         weight = weights[i - first] / total
-        _ask(following, i * width, width)
+        ask(following, i * width, width)
         for w in range(width):
             out[w] += weight * values[i, w]
     return float(most) + math.log(total)
@@ -237,7 +236,7 @@ def _attend_row(asked: Any, states: Any, row: int, length: int, out: Any) -> Non
         ahead = first + _AHEAD if first + _AHEAD < length else room + (first + _AHEAD - length) // _TILE * _TILE
         at = (row * room + ahead) * width
         for i in range(0, count, 4):
-            at = _ask(flat, at, 2 * width)
+            at = ask(flat, at, 2 * width)
             for q in range(0, queries, 4):
                 dots(tile[i:], own[q:], scores[q:, i:])
         for q in range(queries):
@@ -245,18 +244,11 @@ def _attend_row(asked: Any, states: Any, row: int, length: int, out: Any) -> Non
                 scores[q, i] = LEAST
             _weigh_tile(scores[q, : -(-count // LANES) * LANES], most, total, q, out[q])
         for w in range(0, width, LANES):
-            at = _ask(flat, at, count * LANES // 2)
+            at = ask(flat, at, count * LANES // 2)
             for q in range(0, queries, 8):
                 add_weighed(scores[q:, :count], tile[:, w:], out[q:, w:])
     for q in range(queries):
         out[q] /= total[q]
-
-
-def _ask(flat: Any, at: int, share: int) -> int:
-    stop = min(at + share, len(flat))
-    for place in range(at, stop, _LINE):
-        prefetch(flat, place)
-    return at + share
 
 
 def _weigh_tile(scores: Any, most: Any, total: Any, q: int, out: Any) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flantune.compiled import compiled
 from flantune.inference.row_loops import by_eights, loops_pay
-from flantune.inference.vectors import LANES, LEAST, add_weighed, exp
+from flantune.inference.vectors import LANES, LEAST, add_weighed, ask, exp
 
 _TILE = 64  # keys looked at together: they stay in the first cache for all queries
 _QUERIES = 64  # whose scores are held at once
@@ -52,11 +52,13 @@ def _attend_run(asked: Any, keys: Any, values: Any, out: Any, total: Any, share:
         group, first = place // pieces, place % pieces * share
         last = min(first + share, queries)
         asked_here, out_here = asked[group, first:last], out[group, first:last]
-        _attend(asked_here, keys[group], values[group], out_here, total[group, first:last])
+        following = keys[min((place + 1) // pieces, groups - 1)]
+        _attend(asked_here, keys[group], values[group], out_here, total[group, first:last], following)
 
 
-def _attend(asked: Any, keys: Any, values: Any, out: Any, total: Any) -> None:
-    """Scores stand key by key, the queries side by side: sixteen of them are looked after at once."""
+def _attend(asked: Any, keys: Any, values: Any, out: Any, total: Any, following: Any) -> None:
+    """Scores stand key by key, the queries side by side: sixteen of them are looked after at once. `following`: the
+    keys that come after."""
     queries, width = asked.shape
     count, across = len(keys), -(-queries // LANES) * LANES
     turned = np.zeros((width, across), dtype=np.float32)
@@ -67,9 +69,12 @@ def _attend(asked: Any, keys: Any, values: Any, out: Any, total: Any) -> None:
             out[q, w] = 0
     scores = np.zeros((count, across), dtype=np.float32)
     whole = count // 8 * 8
+    flat_values, flat_following = values.reshape(values.size), following.reshape(following.size)
     for first in range(0, whole, _TILE):
         for q in range(0, across, LANES):
             for i in range(first, min(first + _TILE, whole), 8):
+                if q == 0:
+                    ask(flat_values, i * width, 8 * width)
                 add_weighed(keys[i:], turned[:, q:], scores[i:, q:])
     for i in range(whole, count):
         for w in range(width):
@@ -81,6 +86,8 @@ def _attend(asked: Any, keys: Any, values: Any, out: Any, total: Any) -> None:
         tile = values[first : min(first + _TILE, count)]
         for q in range(0, queries, 8):
             for w in range(0, width, LANES):
+                if q == 0:
+                    ask(flat_following, first * width + w * len(tile), LANES * len(tile))
                 add_weighed(by_query[q:, first : first + len(tile)], tile[:, w:], out[q:, w:])
     for q in range(queries):
         for w in range(width):

@@ -11,10 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from flantune.inference.likeliest import down_to
+from flantune.inference.logits import Logits
 from flantune.inference.requests import Sampling
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)  # of SplitMix64, as are the numbers of `_mixed`
-_RUN = 32  # numbers of a row that are looked at by their largest
 _LIKELY = 1_024  # tokens that hold top_p's share nearly always; all are sorted where they do not
 
 
@@ -42,64 +43,48 @@ def _mixed(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return state ^ (state >> np.uint64(31))
 
 
-def next_tokens(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
-    """The next token of each row of logits (rows, vocabulary): the likeliest, or the one drawn."""
+def next_tokens(logits: Logits, draws: Sequence[Draw], vocabulary: int) -> list[int]:
+    """The next token of each row, of the first `vocabulary`: the likeliest, or the one drawn."""
     told = [0] * len(draws)
     kinds: dict[tuple[float, int | None, float | None], list[int]] = {}
     for row, (sampling, _, _) in enumerate(draws):
         kind = (sampling.temperature, sampling.top_k, sampling.top_p) if sampling.temperature else (0.0, None, None)
         kinds.setdefault(kind, []).append(row)
     for (temperature, top_k, top_p), rows in kinds.items():
-        chosen = logits if len(rows) == len(draws) else logits[torch.tensor(rows, device=logits.device)]
+        chosen = logits if len(rows) == len(draws) else logits.of(rows)
         if temperature == 0:
-            tokens = chosen.argmax(-1)
+            tokens = chosen.largest(1, vocabulary)[0][:, 0]
         else:
-            numbers = torch.from_numpy(uniforms([draws[r] for r in rows])).to(logits.device)
-            tokens = draw_tokens(chosen, temperature, top_k, top_p, numbers)
+            numbers = torch.from_numpy(uniforms([draws[r] for r in rows]))
+            tokens = draw_tokens(chosen, vocabulary, temperature, top_k, top_p, numbers)
         for row, token in zip(rows, tokens.tolist(), strict=True):
             told[row] = token
     return told
 
 
-def draw_tokens(logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, numbers: Tensor) -> Tensor:
-    """Of each row of logits (rows, vocabulary), the first token whose cumulative probability exceeds its number.
+def draw_tokens(
+    logits: Logits, vocabulary: int, temperature: float, top_k: int | None, top_p: float | None, numbers: Tensor
+) -> Tensor:
+    """Of each row, the first of `vocabulary` tokens whose cumulative probability exceeds its number.
 
     In float64. `top_k` first, then `top_p` of what is left; among equally likely tokens the lower id is kept. The
     numbers are uniform in (0, 1), (rows,). Returns ids, int64 (rows,).
     """
     ids = None
-    if top_k is not None and top_k < logits.shape[1]:
-        ids = likeliest(logits, top_k)
-        logits = logits.gather(1, ids)
-    scaled = logits.double() / temperature
+    if top_k is None or top_k >= vocabulary:
+        values = logits.whole(vocabulary)
+    else:
+        ids, values = logits.largest(top_k, vocabulary)
+    scaled = values.double() / temperature
     # Not a softmax: its float32 sum would have a say, and the sum is needed for the number anyway.
     weights = torch.exp(scaled - scaled.amax(1, keepdim=True))
     if top_p is not None and top_p < 1:
         weights = weights * _nucleus(weights, top_p)
     reached = weights.cumsum(1)
-    places = torch.searchsorted(reached, (numbers * reached[:, -1])[:, None], right=True)[:, 0]
+    places = torch.searchsorted(reached, (numbers.to(reached.device) * reached[:, -1])[:, None], right=True)[:, 0]
     last = (weights > 0).long().mul_(torch.arange(weights.shape[1], device=weights.device)).amax(1)
     places = torch.minimum(places, last)  # a number so near 1 that its product rounds up to the sum
     return places if ids is None else ids.gather(1, places[:, None])[:, 0]
-
-
-def likeliest(values: Tensor, count: int) -> Tensor:
-    """Places of the `count` largest of each row of (rows, n), ascending; of equals the first. int64 (rows, count).
-
-    A long row is looked at in runs: what is among the `count` largest stands in one of the `count` runs with the
-    largest maxima, of equal ones the first.
-    """
-    runs = values.shape[1] // _RUN
-    if runs <= 2 * count:
-        least = values.topk(count, dim=1).values[:, -1:]
-        kept = _down_to(values, least, torch.full_like(least, count, dtype=torch.int64))
-        return kept.nonzero()[:, 1].view(-1, count)
-    in_runs = values[:, : runs * _RUN].unflatten(1, (runs, _RUN))
-    chosen = likeliest(in_runs.amax(2), count)[:, :, None]
-    places = (chosen * _RUN + torch.arange(_RUN, device=values.device)).flatten(1)
-    rest = torch.arange(runs * _RUN, values.shape[1], device=values.device).expand(len(values), -1)
-    places = torch.cat([places, rest], 1)
-    return places.gather(1, likeliest(values.gather(1, places), count))
 
 
 def _nucleus(weights: Tensor, top_p: float) -> Tensor:
@@ -111,11 +96,4 @@ def _nucleus(weights: Tensor, top_p: float) -> Tensor:
         likely = weights.sort(1, descending=True).values
         reached = likely.cumsum(1)
     count = (reached < share).sum(1, keepdim=True).add_(1).clamp_(max=likely.shape[1])
-    return _down_to(weights, likely.gather(1, count - 1), count)
-
-
-def _down_to(values: Tensor, least: Tensor, count: Tensor) -> Tensor:
-    """The `count` largest of each row, `least` being the smallest of them; of equals the first. bool."""
-    above, equal = values > least, values == least
-    left = count - above.sum(1, keepdim=True)
-    return above | (equal & (equal.cumsum(1) <= left))
+    return down_to(weights, likely.gather(1, count - 1), count)

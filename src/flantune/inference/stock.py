@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
+from flantune.inference.logits import Given, Logits
 from flantune.inference.scoring import Totals
 from flantune.models.encdec import start_id
 from flantune.types import Tokens
@@ -66,14 +67,13 @@ class StockWriter:
     def tokens_held(self, prompt: int) -> int:
         return len(self.prompts[prompt])  # every row projects them for itself
 
-    def add(self, prompts: Sequence[int]) -> Tensor | None:
+    def add(self, prompts: Sequence[int]) -> None:
         for prompt in dict.fromkeys(prompts):
             if prompt not in self._states:
                 self._states[prompt] = _encoded(self.model, self.prompts[prompt])
         self._rows += [(prompt, None) for prompt in prompts]
-        return None
 
-    def step(self, tokens: Sequence[int | None]) -> Tensor:
+    def step(self, tokens: Sequence[int | None]) -> Logits:
         made = []
         for row, token in enumerate(tokens):
             prompt, cache = self._rows[row]
@@ -83,7 +83,7 @@ class StockWriter:
             )
             self._rows[row] = (prompt, out.past_key_values)
             made.append(_wide(out.logits[0, -1]))
-        return torch.stack(made)
+        return Given(torch.stack(made))
 
     def drop(self, row: int) -> None:
         self._rows[row] = self._rows[-1]

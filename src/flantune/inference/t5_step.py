@@ -8,13 +8,13 @@ questions is asked as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from flantune.inference.norm_loops import add_normed
 from flantune.inference.plain_modules import all_plain, normed
 from flantune.inference.products import Product, Products
 from flantune.inference.rows import Step
@@ -51,14 +51,16 @@ class T5Step:
         self._products.count_step()
         x: Tensor = self._embedding(ids)
         scoring = Scoring(1.0, bias=self._bias(layout.own.longest))
-        for layer in self._layers:
-            told = normed(layer.norms[0], x)
+        told = normed(self._layers[0].norms[0], x)
+        following = [*(layer.norms[0] for layer in self._layers[1:]), self._norm]
+        for layer, norm in zip(self._layers, following, strict=True):
             q, k, v = (self._by_head(product(told)) for product in layer.own)
-            x = x + layer.own_out(layout.attend_own(layer.index, q, k, v, scoring).flatten(1))
-            q = self._by_head(layer.cross(normed(layer.norms[1], x)))
-            x = x + layer.cross_out(layout.attend_encoded(layer.index, q, scoring).flatten(1))
-            x = x + layer.forward(normed(layer.norms[2], x))
-        return normed(self._norm, x)
+            seen = layout.attend_own(layer.index, q, k, v, scoring)
+            told = add_normed(layer.norms[1], x, layer.own_out(seen.flatten(1)))
+            seen = layout.attend_encoded(layer.index, self._by_head(layer.cross(told)), scoring)
+            told = add_normed(layer.norms[2], x, layer.cross_out(seen.flatten(1)))
+            told = add_normed(norm, x, layer.forward(told))
+        return told
 
     def _by_head(self, x: Tensor) -> Tensor:
         return x.view(len(x), self._heads, self._width)
@@ -77,12 +79,12 @@ class FeedForward:
 
     def __init__(self, module: Any, products: Products) -> None:
         first = (module.wi_0, module.wi_1) if hasattr(module, "wi_0") else (module.wi,)
-        self._inner = [products.of(m.weight) for m in first]  # where it is gated, the gate first
+        # Where it is gated, the gate is first.
+        self._inner = [products.of(m.weight, None if i else module.act) for i, m in enumerate(first)]
         self._out = products.of(module.wo.weight)
-        self._activation: Callable[[Tensor], Tensor] = module.act
 
     def __call__(self, x: Tensor) -> Tensor:
-        inner = self._activation(self._inner[0](x))
+        inner = self._inner[0](x)
         for product in self._inner[1:]:
             inner = inner.mul_(product(x))
         return self._out(inner)

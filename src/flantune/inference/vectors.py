@@ -21,6 +21,7 @@ from flantune.compiled import compiled, written_as
 
 LEAST = np.float32(-1e30)  # a score of nothing; finite, so that there is a difference of two
 LANES = 16  # numbers that are looked at together: widths are multiples of it
+_LINE = 16  # numbers that memory gives at once
 
 
 @written_as(lambda: _product(_write_dots))
@@ -48,6 +49,15 @@ def prefetch(array: Any, at: int) -> None:
     """Element `at` of a flat array will be wanted soon: a hint to the processor, where compiled; nothing in Python."""
 
 
+@written_as(lambda: _ask())
+def ask(flat: Any, at: int, count: int) -> int:
+    """`prefetch` of so many numbers from `at` on, as far as there are any; the place after them."""
+    stop = min(at + count, len(flat))
+    for place in range(at, stop, _LINE):
+        prefetch(flat, place)
+    return at + count
+
+
 @written_as(lambda: _exp())
 def exp(x: Any) -> Any:
     """Of a number of no more than 0, to a unit in the last place, or two; 1e-38 where that is more. In steps that a
@@ -72,6 +82,10 @@ def weigh(scores: Any, most: Any) -> Any:
         scores[i] = exp(scores[i] - most)
         total += scores[i]
     return total
+
+
+def _ask() -> Any:
+    return compiled(ask, quick=True)
 
 
 def _exp() -> Any:

@@ -14,14 +14,13 @@ from torch import Tensor
 from flantune.inference.crossing import WIDEST, Absorbed, Crossing
 from flantune.inference.encoded import NothingProjected, scaled
 from flantune.inference.encoder import Encoder
+from flantune.inference.logits import Logits, OutputMatrix
 from flantune.inference.memory import Budget, cache_bytes, free_memory
 from flantune.inference.plain_decoder import Reader
 from flantune.inference.prefix_tree import build_tree, is_worth_sharing_in_steps, share_nothing
 from flantune.inference.rows import Several, Shared, Slab, SlabRow, Step, shared_runs
-from flantune.inference.scoring import logits_of
 from flantune.inference.t5_step import T5Step, is_stock
 from flantune.inference.waves import Segment, Sink, Store, Wave, asking
-from flantune.inference.weights import OutputMatrix
 from flantune.models.attention import READY
 from flantune.models.encdec import start_id
 from flantune.types import Tokens
@@ -47,12 +46,12 @@ class Writer(Protocol):
         """About how many tokens' keys and values a row of this prompt keeps before it writes."""
         ...
 
-    def add(self, prompts: Sequence[int]) -> Tensor | None:
-        """One row more for each. Logits (rows, vocabulary) of their first tokens; None: `step` gives them too."""
+    def add(self, prompts: Sequence[int]) -> Logits | None:
+        """One row more for each. Logits of their first tokens; None: `step` gives them too."""
         ...
 
-    def step(self, tokens: Sequence[int | None]) -> Tensor:
-        """Append a token to every row, None before the first. Logits (rows, vocabulary) of what follows."""
+    def step(self, tokens: Sequence[int | None]) -> Logits:
+        """Append a token to every row, None before the first. Logits of what follows."""
         ...
 
     def drop(self, row: int) -> None:
@@ -68,8 +67,8 @@ class Writer(Protocol):
 class Checker(Writer, Protocol):
     """One that can be given several tokens of a row at once."""
 
-    def check(self, tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Append tokens to every row, one or more. Logits (tokens, vocabulary) of what follows each. `keep` is next."""
+    def check(self, tokens: Sequence[Sequence[int]]) -> Logits:
+        """Append tokens to every row, one or more. Logits of what follows each. `keep` is next."""
         ...
 
     def keep(self, counts: Sequence[int]) -> None:
@@ -113,7 +112,7 @@ class CausalWriter:
         leaf = self.tree.last[prompt]
         return len(self.tree.nodes[leaf].tokens) if leaf in self._own else 0
 
-    def add(self, prompts: Sequence[int]) -> Tensor | None:
+    def add(self, prompts: Sequence[int]) -> Logits | None:
         nodes = self.tree.nodes
         leaves = [self.tree.last[p] for p in prompts]
         first = self.slab.add_rows([len(nodes[leaf].tokens) if leaf in self._own else 0 for leaf in leaves])
@@ -128,7 +127,7 @@ class CausalWriter:
         for leaf in leaves:
             if leaf in self._own:
                 del self.ends[leaf]
-        return logits_of(self.model, states)
+        return self._output.logits(states)
 
     def _read(self, leaves: Sequence[int], first: int) -> None:
         """What of the ways down to these leaves was not read yet; own runs go to the rows from `first` on."""
@@ -171,7 +170,7 @@ class CausalWriter:
         for i, state in zip(ending, states, strict=True):
             self.ends[wanted[i]] = state.clone()
 
-    def step(self, tokens: Sequence[int | None]) -> Tensor:
+    def step(self, tokens: Sequence[int | None]) -> Logits:
         places = self._places()
         if self._shared is None:
             self._shared = shared_runs(self.paths, places, self.device)
@@ -183,7 +182,7 @@ class CausalWriter:
         self.slab.lengths = self.slab.lengths + 1
         return logits
 
-    def check(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+    def check(self, tokens: Sequence[Sequence[int]]) -> Logits:
         several = Several([len(given) for given in tokens], self.device)
         places = self._places()[several.row] + several.ahead
         shared = shared_runs([self.paths[row] for row in several.row], places, self.device)
@@ -251,7 +250,7 @@ class EncodedWriter:
             return math.ceil(len(self.prompts[prompt]) * self._state_share)
         return -(-len(self.prompts[prompt]) // max(1, self._users[prompt]))
 
-    def add(self, prompts: Sequence[int]) -> Tensor | None:
+    def add(self, prompts: Sequence[int]) -> Logits | None:
         wanted = [p for p in dict.fromkeys(prompts) if p not in self.store]
         first = len(self.paths)
         try:
@@ -286,7 +285,7 @@ class EncodedWriter:
             keys, values = (m(states).view(-1, heads, width).transpose(0, 1) for m in (attention.k, attention.v))
             self.store.put(prompt, 0, int(attention.layer_idx), keys.contiguous(), values.contiguous())
 
-    def step(self, tokens: Sequence[int | None]) -> Tensor:
+    def step(self, tokens: Sequence[int | None]) -> Logits:
         if self._shared is None:
             self._shared = shared_runs(self.paths, self.slab.lengths, self.device)
         layout = Step(self.slab, self.store, self._shared, self.device, self._crossing, self._absorbed)
@@ -295,7 +294,7 @@ class EncodedWriter:
         self.slab.lengths = self.slab.lengths + 1
         return logits
 
-    def check(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+    def check(self, tokens: Sequence[Sequence[int]]) -> Logits:
         several = Several([len(given) for given in tokens], self.device)
         places = self.slab.lengths[several.row] + several.ahead
         shared = shared_runs([self.paths[row] for row in several.row], places, self.device)
@@ -310,7 +309,7 @@ class EncodedWriter:
         self.slab.lengths = self.slab.lengths + np.array(counts)
         self._shared = None
 
-    def _logits(self, ids: Tensor, layout: Step) -> Tensor:
+    def _logits(self, ids: Tensor, layout: Step) -> Logits:
         quick = None if torch.is_autocast_enabled(self.device.type) else self._quick
         states = self._by_modules(ids, layout) if quick is None else quick.states(ids, layout)
         return self._output.logits(scaled(self.model, states))

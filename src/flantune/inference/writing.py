@@ -10,6 +10,7 @@ from itertools import islice
 import torch
 
 from flantune.inference.drafts import AHEAD, Repeats
+from flantune.inference.logits import Logits
 from flantune.inference.memory import Budget, out_of_memory
 from flantune.inference.requests import GenerateRequest
 from flantune.inference.sampling import Draw, next_tokens
@@ -176,7 +177,7 @@ class Writing:
             for row, given in zip(self.active, inputs, strict=True)
             for ahead in range(len(given))
         ]
-        chosen = iter(next_tokens(logits[:, : self.ending.vocab_size], draws))
+        chosen = iter(next_tokens(logits, draws, self.ending.vocab_size))
         kept, ended = [], []
         for number, (row, given) in enumerate(zip(self.active, inputs, strict=True)):
             tokens, before = list(islice(chosen, len(given))), row.fed
@@ -223,15 +224,14 @@ class Writing:
             row.fed = 0
             self.waiting.appendleft(row)
 
-    def _tell(self, logits: torch.Tensor, first: int) -> Iterator[tuple[int, list[list[int]]]]:
+    def _tell(self, logits: Logits, first: int) -> Iterator[tuple[int, list[list[int]]]]:
         """Give each row from `first` on its next token, and let go of those that end with it."""
         rows = self.active[first:]
         new = [i for i, row in enumerate(rows) if not row.is_behind]
         if new:
-            chosen = logits[:, : self.ending.vocab_size]
-            chosen = chosen if len(new) == len(rows) else chosen[new]
+            chosen = logits if len(new) == len(rows) else logits.of(new)
             draws = [_draw_of(self.requests[r.request], r) for r in (rows[i] for i in new)]
-            for i, token in zip(new, next_tokens(chosen, draws), strict=True):
+            for i, token in zip(new, next_tokens(chosen, draws, self.ending.vocab_size), strict=True):
                 rows[i].tell(token)
         for row in rows:
             row.fed += 1
