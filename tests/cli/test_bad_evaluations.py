@@ -100,7 +100,7 @@ def test_a_file_of_ones_own_without_the_column_it_names_is_said(tmp_path: Path):
         "name: ponds\nitems: {test: ponds.csv}\nanswer: gold\nprompt: {direct: '{question}'}\nread: line\n"
     )
     message = run("eval", "m", "--backend", "mock", "-b", tmp_path / "ponds.yaml", "-o", tmp_path / "e", code=1)
-    assert "ponds.csv:row 1: field 'gold': expected an answer, got None" in message
+    assert "ponds.csv:row 1: field 'gold': expected a column of this name; there are question" in message
 
 
 def test_an_item_longer_than_the_context_loses_exemplars_then_words_and_is_counted(model: Path, tmp_path: Path):

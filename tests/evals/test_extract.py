@@ -11,20 +11,9 @@ from hypothesis import strategies as st
 
 from flantune.evals import BENCHMARKS
 from flantune.evals.benchmark import Extraction
-from flantune.evals.extract import (
-    SEVERAL,
-    equal_numbers,
-    first_sentence,
-    free_text,
-    letter,
-    number,
-    number_text,
-    numbers,
-    parse_answer,
-    plain_digits,
-    word,
-)
+from flantune.evals.extract import SEVERAL, first_sentence, free_text, letter, parse_answer, word
 from flantune.evals.mgsm import LANGUAGES
+from flantune.evals.told_numbers import equal_numbers, number, number_text, numbers, plain_digits
 from flantune.types import Item
 
 LETTERS = ("A", "B", "C", "D")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flantune.errors import DataError, RecipeError
 from flantune.evals import BENCHMARKS, Setting
 from flantune.evals.benchmark import everything_fits
+from flantune.evals.files import read_csv, read_json
 from flantune.types import Item
 
 Ask = Callable[..., list[Item]]
@@ -141,7 +143,7 @@ def test_chat_is_one_message_or_turns(benchmarks: Path):
     query = "Question: A crate holds 500 jars. How many do 4 hold?\nThe answer is"
     dialogue = Setting(benchmark=gsm8k, path=path, mode="direct", shots=1, chat="dialogue")
     assert dialogue.pose(everything_fits, template)[0].item.prompt == (
-        f"<user>{WEI}The answer is</><assistant> 3.</><user>{query}</><assistant>"
+        f"<user>{WEI}The answer is</><assistant>3.</><user>{query}</><assistant>"
     )
     single = Setting(benchmark=gsm8k, path=path, mode="direct", shots=1, chat="single")
     assert single.pose(everything_fits, template)[0].item.prompt == (
@@ -188,3 +190,24 @@ def test_faults_of_the_files_are_named(benchmarks: Path, tmp_path: Path):
     (tmp_path / "b/prompts/gsm8k/prompt_original.txt").unlink()
     with pytest.raises(RecipeError, match="ask with 0 shots"):
         list(BENCHMARKS["mawps"].items(tmp_path / "b/math/mawps", "cot"))
+
+
+def test_a_conversation_ends_by_itself_and_its_options_begin_as_its_answers_do(benchmarks: Path):
+    def item(name: str, mode: str, **how: Any) -> Any:
+        path = benchmarks / BENCHMARKS[name].folder
+        return Setting(benchmark=BENCHMARKS[name], path=path, mode=mode, **how).pose(everything_fits, template)[0].item
+
+    plain, chat = item("gsm8k", "cot"), item("gsm8k", "cot", chat="single")
+    assert plain.stop == ("\n\n", "Question:") and plain.max_new_tokens == 320
+    assert chat.stop == () and chat.max_new_tokens == 1_024
+    assert item("gsm8k", "cot", shots=0, trigger="think").stop == ("Question:",)
+    assert item("mmlu", "direct").options == (" (A)", " (B)", " (C)", " (D)")
+    assert item("mmlu", "direct", chat="dialogue").options == ("(A)", "(B)", "(C)", "(D)")
+    assert item("mmlu", "direct", chat="dialogue", generate=True).stop == ()
+
+
+def test_json_with_nan_and_files_with_a_byte_order_mark_are_read(tmp_path: Path):
+    (tmp_path / "a.json").write_text('\ufeff{"URL": [NaN], "n": 1}', encoding="utf-8")
+    assert read_json(tmp_path / "a.json")["n"] == 1
+    (tmp_path / "b.csv").write_text("\ufeffWhich?,a\n", encoding="utf-8")
+    assert read_csv(tmp_path / "b.csv", columns=2) == [["Which?", "a"]]

@@ -90,7 +90,7 @@ def test_it_is_named_in_a_spec_by_its_file_and_needs_no_data_folder(ponds: Path)
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (("answer: key", "answer: kee"), DataError, "row 1: field 'answer': expected A, B or C, got 'None'"),
+        (("answer: key", "answer: kee"), DataError, "row 1: field 'kee': expected a column.*there are kind, question"),
         (("options: [a, b, c]", "options: [a, b]"), DataError, None),
         (("{question}", "{questoin}"), DataError, "field 'questoin'.*Columns there are: kind, question"),
         (("ability: knowledge", "ability: magic"), RecipeError, "key 'ability'"),

@@ -185,3 +185,41 @@ def test_marks_of_leaks_give_the_score_without_the_leaked_items(bbh: Setting, tm
     (tmp_path / "torn.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="Parquet with benchmark, id, verdict"):
         read_verdicts(tmp_path / "torn.parquet")
+
+
+def test_a_question_that_items_ask_with_other_options_needs_its_id_or_the_whole_query(benchmarks: Path, tmp_path: Path):
+    for split in ("dev", "val"):
+        (tmp_path / "mmlu" / split).mkdir(parents=True)
+        text = "Which?,a,b,c,d,A\nWhich?,b,a,c,d,B\n"
+        (tmp_path / "mmlu" / split / f"anatomy_{split}.csv").write_text(text)
+    setting = Setting(benchmark=BENCHMARKS["mmlu"], path=tmp_path / "mmlu", mode="direct", shots=0)
+    with pytest.raises(DataError, match="val/anatomy/0, val/anatomy/1 share it and are asked differently"):
+        score_outputs(setting, write(tmp_path / "o.jsonl", [{"input": "Which?", "output": "(A)"}]))
+    asked = [{"input": p.asked, "output": "(B)"} for p in setting.pose(lambda p: True)][::-1]
+    assert [r.result.score for r in score_outputs(setting, write(tmp_path / "q.jsonl", asked))] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"input": "{second}"}, "the question of colour_choice/0, or no input"),
+        ({"task": "pebble_counting"}, "the task of colour_choice/0"),
+        ({"id": [5]}, "an item of"),
+        ({"id": {"a": 1}}, "an item of"),
+        ({"task": ["x"]}, "a task of"),
+    ],
+)
+def test_a_line_that_contradicts_itself_is_an_error(bbh: Setting, tmp_path: Path, more: dict[str, Any], words: str):
+    first, second, *_ = bbh.pose(lambda p: True)
+    row = {"id": first.item.id, "output": "x", **more}
+    if row.get("input") == "{second}":
+        row["input"] = second.question
+    with pytest.raises(DataError, match=words):
+        score_outputs(bbh, write(tmp_path / "o.jsonl", [row]))
+
+
+def test_a_file_with_a_byte_order_mark_and_an_empty_id_is_read(bbh: Setting, tmp_path: Path):
+    first = bbh.pose(lambda p: True)[0]
+    line = json.dumps({"id": None, "input": first.asked, "output": "So the answer is (A)."})
+    (tmp_path / "o.jsonl").write_text("\ufeff" + line + "\n", encoding="utf-8")
+    assert score_outputs(bbh, tmp_path / "o.jsonl")[0].result.score == 1.0

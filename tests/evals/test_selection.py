@@ -1,14 +1,25 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flantune.errors import RecipeError
 from flantune.evals import BENCHMARKS
 from flantune.evals.benchmark import Extraction
-from flantune.evals.selection import best_of, complexity_vote, majority_vote, progressive_hints, read_samples, steps
+from flantune.evals.decoding import Decoding, choose, load_scorer
+from flantune.evals.selection import (
+    best_of,
+    complexity_vote,
+    majority_vote,
+    progressive_hints,
+    read_samples,
+    same_of,
+    steps,
+)
 from flantune.types import Item
 
 
@@ -78,3 +89,35 @@ def test_hints_stop_at_their_limit_and_at_an_unread_answer():
     told = iter([Extraction("1", "x"), Extraction(None, "unread")])
     assert progressive_hints(lambda _: next(told), "Q")[0].answer == "1"
     assert progressive_hints(lambda _: Extraction(None, "unread"), "Q") == (Extraction(None, "unread"), [])
+
+
+def math_item() -> Item:
+    return Item(benchmark="math", mode="cot", task="algebra", id="algebra/0", prompt="p", references=("7",))
+
+
+def test_formulas_that_hold_the_same_number_are_no_one_answer_and_those_of_one_value_are():
+    same = same_of(BENCHMARKS["math"])
+    vote = majority_vote(["x^2", "2", "2x", "7", "7"], same)
+    assert (vote.answer, vote.votes, vote.voters) == ("7", 2, 5)
+    assert majority_vote(["\\frac{1}{2}", "7", "0.5"], same).votes == 2
+    assert majority_vote(["x^2", "2", "2x", "7", "7"]).answer == "7"
+
+
+def test_the_longest_samples_that_can_be_read_are_kept():
+    told = ["a\nb\nc\nd", "a\nb\nc\ne", "so\n\\boxed{18}", "\\boxed{18}"]
+    vote = complexity_vote(told, [None, None, "18", "18"], keep=2)
+    assert (vote.answer, vote.votes, vote.chosen, vote.samples) == ("18", 2, 2, 4)
+
+
+def test_where_a_scorer_says_nothing_a_sample_that_can_be_read_stands():
+    decoding = Decoding(samples=3, select="best-of", scorer="length")
+    text, found, samples = choose(decoding, BENCHMARKS["math"], math_item(), ["?", "\\boxed{7}", "!"], [None] * 3)
+    assert (text, found.answer, samples.chosen) == ("\\boxed{7}", "7", 1)
+
+
+def test_a_scorer_that_says_nan_is_told_so(tmp_path: Path):
+    (tmp_path / "own.py").write_text("def score(prompt, output):\n    return float('nan')\n")
+    scorer = load_scorer(str(tmp_path / "own.py"))
+    assert scorer is not None
+    with pytest.raises(RecipeError, match="came nan"):
+        scorer("p", "o")

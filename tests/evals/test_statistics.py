@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from flantune.evals.statistics import (
     estimate_mean,
     keyed_generator,
     mcnemar,
+    sign_flip,
     wilson,
 )
 
@@ -106,3 +109,42 @@ def test_no_scores_is_an_error_and_no_zero():
     for empty in ({}, {"t": []}):
         with pytest.raises(ValueError, match="at least one score"):
             estimate_mean(empty, "k")
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.25, 1.0]), min_size=1, max_size=3), min_size=1, max_size=4)
+)
+def test_flipped_signs_are_those_of_all_ways_to_flip_them(differences: list[list[float]]):
+    by_task = {str(t): own for t, own in enumerate(differences)}
+    weighed = [d / len(own) / len(differences) for own in differences for d in own if d]
+    seen = abs(sum(weighed))
+    ways = [
+        abs(sum(s * w for s, w in zip(signs, weighed, strict=True))) for signs in product((1, -1), repeat=len(weighed))
+    ]
+    exact = sum(way >= seen - 1e-12 for way in ways) / len(ways)
+    assert sign_flip(by_task, "test") == pytest.approx(exact, abs=0.02)
+
+
+def test_a_fall_of_small_tasks_is_seen_beside_a_rise_of_a_large_one():
+    """Twelve tasks of ten items fall whole, one of many rises by as many items: the mean over tasks surely fell."""
+    by_task = {f"small{t}": [-1.0] * 10 for t in range(12)} | {"large": [1.0] * 120 + [0.0] * 2_000}
+    assert mcnemar(120, 120) == 1.0
+    assert sign_flip(by_task, "test") < 0.001
+
+
+def test_differences_all_alike_leave_room_for_what_was_not_seen():
+    three = estimate_difference({"a": [-1.0] * 3}, "test")
+    assert (three.mean, three.low) == (-1.0, -1.0) and three.high == pytest.approx(-1 + 2 * (1 - 0.025 ** (1 / 3)))
+    none = estimate_difference({"a": [0.0] * 1_000}, "test")
+    assert none.low == -none.high and none.high == pytest.approx(0.0037, abs=1e-4)
+
+
+@pytest.mark.parametrize("items", [1, 2, 4])
+def test_intervals_of_few_items_a_task_cover_the_truth_about_as_often_as_they_say(items: int):
+    draw = np.random.default_rng(items)
+    covered = 0
+    for trial in range(200):
+        by_task = {str(t): draw.choice([-1.0, 0.0, 1.0], p=[0.1, 0.7, 0.2], size=items).tolist() for t in range(30)}
+        estimate = estimate_difference(by_task, "test", trial)
+        covered += estimate.low <= 0.1 <= estimate.high
+    assert covered >= 0.9 * 200

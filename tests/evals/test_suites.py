@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from flantune.evals import (
     run_evaluation,
     suite_settings,
 )
-from flantune.evals.compare import adjust
+from flantune.evals.compare import adjust, only_one_has
 from flantune.evals.mmlu import GROUPS, SUBJECTS
 from flantune.evals.normalised import PUBLISHED_BOUNDS
 from flantune.evals.results import Answered, write_items
@@ -223,3 +224,25 @@ def test_a_recipes_suite_is_asked_beside_its_own_entries_which_go_first(benchmar
     assert [s.name for s in asked_specs(recipe)] == ["gsm8k", "mmlu", "bbh", "gsm8k", "mgsm"]
     with pytest.raises(RecipeError, match="suite"):
         parse_recipe({"name": "r", "collections": [{"path": "c"}], "eval": {"suite": "flam"}})
+
+
+def test_a_limit_or_missing_outputs_keep_the_papers_figure_from_being_named():
+    results = [entry(name, mode, dict.fromkeys(tasks, 1.0)) for name, mode, tasks in COMPONENTS]
+    assert flan_average(results)["normalised_average"] == pytest.approx(100)
+    limited = [results[0] | {"limit": 1}, results[1] | {"missing": 3}, *results[2:]]
+    found = flan_average(limited)
+    assert found["normalised_average"] is None and found["components"]["mmlu-direct"] is None
+    assert found["missing"] == ["mmlu-direct: only 1 items a task were asked", "mmlu-cot: 3 items have no output"]
+
+
+def test_what_cannot_be_compared_is_named(tmp_path: Path):
+    write_items(tmp_path / "a.parquet", [*rows("x", {"t": [1.0, 0.0], "u": [1.0]}), *rows("y", {"t": [1.0]})])
+    write_items(tmp_path / "b.parquet", rows("x", {"t": [1.0, 0.0]}))
+    assert only_one_has(tmp_path / "a.parquet", tmp_path / "b.parquet") == (["x u", "y"], [])
+    other = [
+        replace(r, result=replace(r.result, item=replace(r.result.item, id=f"test/{i}")))
+        for i, r in enumerate(rows("x", {"t": [0.0]}))
+    ]
+    write_items(tmp_path / "c.parquet", other)
+    with pytest.raises(RecipeError, match=r"share no item of x.* t/0 .* test/0"):
+        compare(tmp_path / "a.parquet", tmp_path / "c.parquet")

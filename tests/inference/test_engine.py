@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaForCausalLM, T5ForConditionalGeneration
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, T5ForConditionalGeneration
 
 from flantune.errors import ModelError
 from flantune.inference import Engine, GenerateRequest, ScoreRequest
 from flantune.inference.stops import cut_at
-from flantune.tokens.tokenizer import Tokenizer, train_tokenizer
+from flantune.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 PROMPTS = (
     "The ferry left at nine.",
@@ -22,10 +25,11 @@ PROMPTS = (
     "24",
     "Question: how many jars?\nAnswer:",
 )
+BOS = 7  # whatever id it is, it stands before every prompt and nowhere else
 OPTIONS = ((" yes", " no"), (" (A)", " (B)", " (C)"), (" at nine.", " not at all, it never left", " no"))
 
 
-@pytest.fixture(params=["encoder-decoder", "causal", "causal without EOS"])
+@pytest.fixture(params=["encoder-decoder", "causal", "causal without EOS", "causal from BOS"])
 def engine(
     request: pytest.FixtureRequest, t5: T5ForConditionalGeneration, llama: LlamaForCausalLM, tokenizer: Tokenizer
 ) -> Engine:
@@ -37,7 +41,8 @@ def make(
 ) -> Engine:
     if kind == "encoder-decoder":
         return Engine(t5, tokenizer, "encoder-decoder", 256, batch_tokens)
-    return Engine(llama, tokenizer, "causal", 256, batch_tokens, prompt_eos=kind == "causal")
+    bos = BOS if kind == "causal from BOS" else None
+    return Engine(llama, tokenizer, "causal", 256, batch_tokens, prompt_eos=kind == "causal", prompt_bos=bos)
 
 
 def texts(engine: Engine, requests: Sequence[GenerateRequest]) -> list[str]:
@@ -50,7 +55,11 @@ def scores(engine: Engine, requests: Sequence[ScoreRequest]) -> list[tuple[float
 
 def prompt_ids(engine: Engine, prompt: str) -> torch.Tensor:
     ids = engine.tokenizer.encode_batch([prompt])[0].tolist()
-    return torch.tensor([ids + [engine.tokenizer.eos_id] * engine.prompt_eos])
+    return torch.tensor([before(engine) + ids + [engine.tokenizer.eos_id] * engine.prompt_eos])
+
+
+def before(engine: Engine) -> list[int]:
+    return [] if engine.prompt_bos is None else [engine.prompt_bos]
 
 
 def test_greedy_texts_equal_those_of_transformers_generate_one_prompt_at_a_time(engine: Engine):
@@ -111,7 +120,7 @@ def reference_scores(engine: Engine, prompt: str, options: Sequence[str]) -> lis
                 alone = [engine.tokenizer.encode_batch([prompt + o])[0].tolist() for o in options]
                 own = engine.tokenizer.encode_batch([prompt])[0].tolist()
                 seam = min(shared_prefix(own, a) for a in alone)
-                ids, told = torch.tensor([whole[:seam]]), torch.tensor([whole[seam:]])
+                ids, told = torch.tensor([before(engine) + whole[:seam]]), torch.tensor([whole[seam:]])
             if engine.family == "encoder-decoder":
                 start = torch.cat([torch.zeros((1, 1), dtype=torch.long), told[:, :-1]], dim=1)
                 logits = engine.model(input_ids=ids, decoder_input_ids=start, use_cache=False).logits
@@ -286,3 +295,46 @@ def test_options_behind_long_prompts_are_tokenised_as_one_text_with_them(
     for prompt, kept, behind in zip(prompts, *found[:2], strict=True):
         for option, tokens in zip(options, behind, strict=True):
             assert [*kept.tolist(), *tokens.tolist()] == own.encode(prompt + option).tolist()
+
+
+def test_a_prompt_that_begins_with_bos_gets_no_other_and_a_cut_one_keeps_it(
+    t5: torch.nn.Module, llama: torch.nn.Module, tokenizer: Tokenizer
+):
+    engine = make("causal from BOS", t5, llama, tokenizer)
+    tokens = np.array([BOS, 9, 10, 11], dtype=np.int32)
+    assert engine._fit(tokens)[0].tolist() == engine._fit(tokens[1:])[0].tolist() == [BOS, 9, 10, 11]
+    engine.max_inputs = 3
+    kept, cut = engine._fit(tokens)
+    assert kept.tolist() == [BOS, 10, 11] and cut
+    assert engine.num_tokens(PROMPTS[0]) == len(tokenizer.encode(PROMPTS[0])) + 1
+
+
+def test_bos_is_what_the_tokenizer_itself_puts_before_a_text(tmp_path: Path):
+    core = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<s>": 0, "</s>": 1, "a": 2, "b": 3}, unk_token="b"))
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+
+    def loaded(template: str | None) -> Tokenizer:
+        core.post_processor = tokenizers.processors.TemplateProcessing(
+            single=template or "$A", special_tokens=[("<s>", 0), ("</s>", 1)]
+        )
+        folder = tmp_path / str(template)
+        PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
+        return load_tokenizer(str(folder))
+
+    assert [loaded(t).leading_bos for t in ("<s> $A", "<s> $A </s>", "$A </s>", None)] == [0, 0, None, None]
+    assert loaded("<s> $A").encode("a b").tolist() == [2, 3]
+
+
+def test_more_than_a_decoders_positions_is_said_once(t5: torch.nn.Module, llama: torch.nn.Module, tokenizer: Tokenizer):
+    engine = make("causal without EOS", t5, llama, tokenizer)
+    known = engine.model.config.max_position_embeddings
+    short = GenerateRequest(prompt="24", max_new_tokens=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        texts(engine, [short])
+    engine.model.config.max_position_embeddings = 3
+    try:
+        with pytest.warns(UserWarning, match="more than the 3 positions of this decoder"):
+            texts(engine, [GenerateRequest(prompt=PROMPTS[0], max_new_tokens=2)])
+    finally:
+        engine.model.config.max_position_embeddings = known

@@ -60,6 +60,19 @@ class Fake:
                     self.close_connection = True
                     self.connection.close()
                     return
+                if told == "drips":
+                    self.send_response(200)
+                    self.send_header("content-length", "1000")
+                    self.end_headers()
+                    for _ in range(40):
+                        try:
+                            self.wfile.write(b" ")
+                            self.wfile.flush()
+                        except OSError:
+                            break
+                        time.sleep(0.1)
+                    self.close_connection = True
+                    return
                 status, content, *more = told  # type: ignore[misc]
                 data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
                 self.send_response(status)  # type: ignore[arg-type]
@@ -291,3 +304,46 @@ def test_cost_is_counted_from_what_the_server_says():
 def test_a_url_that_is_none_is_refused():
     with pytest.raises(RecipeError, match="expected http"):
         OpenAIServer(Server(base_url="localhost:8000", model="m"))
+
+
+def test_a_wait_of_hours_is_said_and_the_run_ends(fake: Callable[..., Fake]):
+    server = fake(lambda path, body, times: (429, {"error": "quota"}, {"retry-after": "86400"}))
+    begun = time.monotonic()
+    with pytest.raises(StateError, match=r"asks to be left alone for 24\.0 hours"):
+        told(server.backend(), questions(1))
+    assert time.monotonic() - begun < 5
+    assert _retry_after("inf") == _retry_after("nan") == 0.0
+
+
+def test_an_answer_in_drips_times_out_and_is_tried_again(fake: Callable[..., Fake]):
+    server = fake(lambda path, body, times: "drips" if times == 0 else (200, completion(body)))
+    backend = server.backend(timeout=0.5)
+    assert told(backend, questions(1))[0].text == "to question 0" and backend.retried == 1
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        (200, "not compressed at all", {"content-encoding": "gzip"}),
+        (200, {"error": {"message": "overloaded", "code": 502}}),
+        (200, {"error": "overloaded", "choices": []}),
+    ],
+)
+def test_an_answer_that_is_none_is_tried_again(fake: Callable[..., Fake], trouble: Reply):
+    server = fake(lambda path, body, times: trouble if times == 0 else (200, completion(body)))
+    backend = server.backend()
+    assert told(backend, questions(1))[0].text == "to question 0" and backend.retried == 1
+
+
+@pytest.mark.parametrize("usage", [[1], {"prompt_tokens": "many"}, None, "none"])
+def test_odd_bookkeeping_costs_no_answer(fake: Callable[..., Fake], usage: Any):
+    server = fake(lambda path, body, times: (200, completion(body) | {"usage": usage}))
+    answer = told(server.backend(), questions(1))[0]
+    assert (answer.text, answer.prompt_tokens) == ("to question 0", 0)
+
+
+@pytest.mark.parametrize("choice", [{}, {"index": 0, "delta": {"content": "hi"}}, {"message": {"role": "assistant"}}])
+def test_a_choice_without_a_text_is_no_empty_answer(fake: Callable[..., Fake], choice: dict[str, Any]):
+    server = fake(lambda path, body, times: (200, {"choices": [choice]}))
+    with pytest.raises(StateError, match="expected a text in the answer"):
+        told(server.backend(), questions(1))

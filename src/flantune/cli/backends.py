@@ -62,10 +62,13 @@ def opened_backend(asked: Answering) -> Iterator[Backend]:
 
 
 def inputs_len(asked: Answering) -> int:
-    """Tokens that a prompt may have: as asked, else what the model was trained with, else 2048."""
-    from flantune.models.load import how_to_ask, located
+    """Tokens that a prompt may have: as asked, else what the model was tuned with, else a decoder's positions, else
+    2048."""
+    from flantune.models.load import context_length, how_to_ask, located
 
-    return asked.max_inputs or how_to_ask(located(asked.model), one_sided=False).inputs_len or DEFAULT_INPUTS
+    where = located(asked.model)
+    tuned_with = how_to_ask(where, one_sided=False).inputs_len
+    return asked.max_inputs or tuned_with or context_length(where) or DEFAULT_INPUTS
 
 
 def _local(asked: Answering) -> Local | None:
@@ -93,5 +96,6 @@ def _vllm(asked: Answering) -> Any:
     if asking.attention != "causal":
         raise ModelError(f"{where}: was trained as a prefix-LM, which vLLM does not run: --backend ours.")
     words = load_tokenizer(where)
+    bos = None if asking.prompt_eos else words.leading_bos
     fingerprint = model_fingerprint(where, words.fingerprint) if Path(where).is_dir() else where
-    return VLLM(where, words, fingerprint, max_inputs=inputs_len(asked), prompt_eos=asking.prompt_eos)
+    return VLLM(where, words, fingerprint, max_inputs=inputs_len(asked), prompt_eos=asking.prompt_eos, prompt_bos=bos)

@@ -111,9 +111,11 @@ def _evaluate_model(
 ) -> None:
     from flantune.cli.backends import opened_backend
     from flantune.evals import as_rows, run_evaluation
-    from flantune.evals.leaks import marks_beside
+    from flantune.evals.leaks import marks_beside, read_verdicts
     from flantune.inference.answers import opened
 
+    if leaks is not None:
+        read_verdicts(leaks)  # what is wrong with it is said before anything is asked
     progress = ProgressLine()
     with opened_backend(who) as backend, opened(store_path) as store:
         name = str(backend.identity["model"])

@@ -40,37 +40,48 @@ def compare(
     by_task: Annotated[bool, typer.Option("--by-task", help="Every task too, what changed most first.")] = False,
     fail_on_drop: Annotated[
         bool,
-        typer.Option("--fail-on-drop", help="Leave with 3 where a setting or group of tasks surely fell, for CI."),
+        typer.Option("--fail-on-drop", help="Leave with 3 where something surely fell, or B lacks what A has, for CI."),
     ] = False,
     json: JsonOpt = False,
 ) -> None:
     """Paired differences, b - a, with 95 % intervals; p values are corrected for how many were looked at."""
     dropped: list[str] = []
+    only_a: list[str] = []
     with guarded():
         from dataclasses import asdict
 
         from flantune.evals import by_change, compare_abilities, compare_groups
         from flantune.evals import compare as compare_items
+        from flantune.evals.compare import only_one_has
 
         files = [p / "items.parquet" if p.is_dir() else p for p in (a, b)]
         for file in files:
             if not file.exists():
                 raise RecipeError(f"{file}: no such file; a finished evaluation writes it.")
         rows, groups, abilities = compare_items(*files), compare_groups(*files), compare_abilities(*files)
+        only_a, only_b = only_one_has(*files)
         wholes = [r for r in rows if r.task is None]
         tasks = by_change([r for r in rows if r.task is not None])
         dropped = [_name(r) for r in (*wholes, *groups) if r.fell_surely]
+        unseen = [f"only {a} has {', '.join(only_a)}"] if only_a else []
+        unseen += [f"only {b} has {', '.join(only_b)}"] if only_b else []
         result = {
             "rows": [asdict(r) for r in (wholes if not by_task else [*wholes, *tasks])],
             "groups": [asdict(r) for r in groups],
             "abilities": [asdict(r) for r in abilities],
             "dropped": dropped,
+            "only_a": only_a,
+            "only_b": only_b,
         }
-        emit(json, result, text=_comparison(wholes, groups, abilities, tasks if by_task else []))
-    if fail_on_drop and dropped:
+        told = _comparison(wholes, groups, abilities, tasks if by_task else [])
+        emit(json, result, text="\n".join([told, *([""] if unseen else []), *unseen]))
+    if fail_on_drop and (dropped or only_a):
         from flantune.cli.console import err
 
-        err.print(f"surely fell: {', '.join(dropped)}", markup=False)
+        if dropped:
+            err.print(f"surely fell: {', '.join(dropped)}", markup=False)
+        if only_a:
+            err.print(f"not answered by {b}, so not compared: {', '.join(only_a)}", markup=False)
         raise typer.Exit(EXIT_DROPPED)
 
 
@@ -113,6 +124,7 @@ def _name(row: PairedRow) -> str:
 def _line(r: PairedRow) -> str:
     sure = " *" if r.fell_surely or r.rose_surely else ""
     unpaired = f", {r.unpaired:,} unpaired" if r.unpaired else ""
+    unpaired += f", {r.prompts_differ:,} asked in other words" if r.prompts_differ else ""
     return (
         f"{_name(r):<48} {r.score_a:.3f} -> {r.score_b:.3f} ({r.difference:+.3f} "
         f"[{r.interval[0]:+.3f}, {r.interval[1]:+.3f}], {r.items:,} items, {r.rose:,} rose, {r.fell:,} fell, "

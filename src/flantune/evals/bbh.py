@@ -14,19 +14,10 @@ from pathlib import Path
 from flantune.errors import DataError, RecipeError
 from flantune.evals.benchmark import Extraction, FileBenchmark, Part, Question, Reading, Shot, TaskScore, mean_of, micro
 from flantune.evals.benchmark import only_split as check_split
-from flantune.evals.extract import (
-    SEVERAL,
-    UNREAD,
-    after_phrase,
-    first_sentence,
-    free_text,
-    letter,
-    number,
-    told_verbatim,
-    word,
-)
+from flantune.evals.extract import SEVERAL, UNREAD, after_phrase, first_sentence, free_text, letter, told_verbatim, word
 from flantune.evals.files import existing, read_json, read_text
 from flantune.evals.normalised import PUBLISHED_BOUNDS
+from flantune.evals.told_numbers import number
 from flantune.types import Item
 
 THINK = "A: Let's think step by step."

@@ -7,6 +7,7 @@ an answer is read, and how it is scored; everything else is done here, alike for
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -248,6 +249,11 @@ def keep_fitting(prompt: Prompt, fits: Fits, present: Present) -> tuple[str, int
         if fits(text):
             return text, kept
     return present(prompt.keep_exemplars(0)), 0
+
+
+def read(benchmark: Benchmark, item: Item, output: str, reading: Reading = "default") -> Extraction:
+    """The answer in what a model said, not in what it thought before: all up to the last `</think>` is set aside."""
+    return benchmark.extract(item, re.split(r"</think(?:ing)?>", output)[-1], reading)
 
 
 def score_equal(item: Item, extraction: Extraction) -> float | None:

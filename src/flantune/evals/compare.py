@@ -13,7 +13,7 @@ import numpy as np
 from flantune.errors import RecipeError
 from flantune.evals.catalog import BENCHMARKS
 from flantune.evals.results import Answered, read_items, was_answered
-from flantune.evals.statistics import bootstrap_means, estimate_difference, mcnemar
+from flantune.evals.statistics import bootstrap_means, estimate_difference, sign_flip
 from flantune.evals.summary import strict
 from flantune.whole import write_json
 
@@ -39,7 +39,7 @@ class PairedRow:
     interval_method: str
     rose: int  # items that score higher in b
     fell: int
-    p_value: float  # sign test on the items that differ; McNemar's exact test where scores are 0 or 1
+    p_value: float  # of `difference`: items' signs flipped at random; of one task scored 0 or 1 McNemar's exact test
     p_adjusted: float = 1.0  # by Holm, over all rows of the kind that were looked at
     group: str | None = None  # a named group of the benchmark's tasks
     unpaired: int  # items that only one side answered
@@ -47,7 +47,7 @@ class PairedRow:
 
     @property
     def fell_surely(self) -> bool:
-        """Lower in b, the interval below zero and the sign test significant after correction."""
+        """Lower in b, the interval below zero and the test significant after correction."""
         return self.interval[1] < 0 and self.p_adjusted < ALPHA
 
     @property
@@ -74,7 +74,8 @@ UNKNOWN_ABILITY = {"held_out": "in-context learning"}
 
 
 def compare(items_a: Path, items_b: Path) -> list[PairedRow]:
-    """Rows for every setting both files have, each followed by its tasks'. Raises RecipeError where they share none."""
+    """Rows for every setting both files have, each followed by its tasks'. Raises RecipeError where they share none, or
+    one of which they share no item."""
     a, b = _index(read_items(items_a)), _index(read_items(items_b))
     paired = _pair(a, b, f"{items_a} and {items_b}")
     wholes, tasks = [], []
@@ -145,9 +146,25 @@ def _pair(a: dict[str, dict[str, Answered]], b: dict[str, dict[str, Answered]], 
         for item, row in a[setting].items():
             if item in b[setting]:
                 by_task[row.result.item.task].append((row, b[setting][item]))
-        if by_task:
-            paired[setting] = by_task
+        if not by_task:
+            ids = [next(iter(side[setting])) for side in (a, b)]
+            raise RecipeError(
+                f"{where} share no item of {setting}, so nothing can be compared: one has {ids[0]} and others, the "
+                f"other {ids[1]} and others. Were other splits or limits asked?"
+            )
+        paired[setting] = by_task
     return paired
+
+
+def only_one_has(items_a: Path, items_b: Path) -> tuple[list[str], list[str]]:
+    """Settings, and tasks of settings they share, that only the first file has answers of, and only the second."""
+    sides = [_index(read_items(path)) for path in (items_a, items_b)]
+    held = [{(s, r.result.item.task) for s, rows in side.items() for r in rows.values()} for side in sides]
+
+    def named(own: set[tuple[str, str]], other: dict[str, Any]) -> list[str]:
+        return sorted({setting if setting not in other else f"{setting} {task}" for setting, task in own})
+
+    return named(held[0] - held[1], sides[1]), named(held[1] - held[0], sides[0])
 
 
 def _ability_row(ability: str, settings: Paired) -> AbilityRow:
@@ -216,7 +233,7 @@ def _row(by_task: dict[str, list[Pair]], task: str | None, unpaired: int) -> Pai
         interval_method=estimate.method,
         rose=rose,
         fell=fell,
-        p_value=mcnemar(rose, fell),
+        p_value=sign_flip(differences, "compare", first.setting, task),
         unpaired=unpaired,
         prompts_differ=sum(a.result.item.prompt != b.result.item.prompt for a, b in pairs),
     )

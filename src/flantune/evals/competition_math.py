@@ -16,10 +16,11 @@ from typing import Any
 from flantune.errors import DataError
 from flantune.evals.benchmark import Extraction, FileBenchmark, Part, Question, Reading, Shot, TaskScore, micro
 from flantune.evals.benchmark import only_split as check_split
-from flantune.evals.extract import UNREAD, boxed, number
+from flantune.evals.extract import DENIED, UNREAD, boxed, first_boxed
 from flantune.evals.files import existing_either, read_json, read_json_lines
 from flantune.evals.math_answers import same_answer
 from flantune.evals.minerva_prompt import MINERVA
+from flantune.evals.told_numbers import number
 from flantune.types import Item
 
 SUBJECTS = (
@@ -73,6 +74,9 @@ class CompetitionMath(FileBenchmark):
             return None
         return float(any(same_answer(extraction.answer, r) for r in item.references))
 
+    def same(self, a: str, b: str) -> bool:
+        return same_answer(a, b)
+
     def averages(self, tasks: Mapping[str, TaskScore]) -> Mapping[str, float | None]:
         return {"micro": micro(tasks) if set(SUBJECTS) == set(tasks) else None}
 
@@ -92,22 +96,47 @@ def read_final(output: str, reading: Reading = "default") -> Extraction:
     return Extraction(None, UNREAD)
 
 
-_PHRASE = re.compile(r"answer\s+is|answer\s*:(?!\s*The)", flags=re.IGNORECASE)
+# Minerva's "Final Answer: The final answer is" is one phrase, the second.
+_PHRASE = re.compile(r"answer\s+is|answer\s*:(?!\s*The\s+(?:final\s+)?answer)|final\s+answer\W*\n", flags=re.IGNORECASE)
+_FORMULA = re.compile(r"(\$\$?)(.+?)(?<!\\)\1|\\\((.+?)\\\)|\\\[(.+?)\\\]", flags=re.DOTALL)
 
 
 def _after_phrase(output: str) -> str | None:
-    """The formula, box or rest of the sentence after the last answer phrase."""
+    """The formula, box or rest of the sentence after the last answer phrase; several formulas that are joined as one
+    list. Of a sentence that only ends in a formula ("the sum, which is $6$") that one."""
     found = list(_PHRASE.finditer(output))
     if not found:
         return None
-    told = re.sub(r"\*\*|__|`", "", output[found[-1].end() :]).lstrip(" :\n")
-    told = told.split("I hope it is correct")[0]
-    if "\\boxed" in told.split("\n")[0] and (answer := boxed(told)):
+    told = re.sub(r"\*\*|__|`", "", output[found[-1].end() :]).lstrip(" :\r\n")
+    told = re.sub(r"^\*(.+?)\*", r"\1", told.split("I hope it is correct")[0])
+    if DENIED.match(told):
+        return None
+    box = re.search(r"\\(?:boxed|fbox)", told)
+    if box and (answer := first_boxed(told)) and not re.search(r"\w", told[: box.start()]):
         return answer
-    if formula := re.match(r"(\$\$?)(.+?)(?<!\\)\1|\\\((.+?)\\\)|\\\[(.+?)\\\]", told, flags=re.DOTALL):
-        return str(next(g for g in formula.groups()[1:] if g))
-    sentence = re.split(r"\.(?:\s|$)", told.split("\n")[0])[0].strip()
+    line = told.split("\n")[0]
+    if box and box.start() < len(line):
+        return first_boxed(told)
+    if formula := _FORMULA.match(told):
+        return ",".join([_inside(formula), *_joined(told[formula.end() :])])
+    sentence = re.split(r"\.(?:\s|$)", line)[0].strip()
+    formulas = list(_FORMULA.finditer(sentence))
+    if formulas and formulas[-1].end() == len(sentence) and re.match(r"[A-Za-z]{2,}", sentence):
+        return _inside(formulas[-1])
     return sentence or None
+
+
+def _joined(rest: str) -> Iterator[str]:
+    """The formulas that "and" or "or" adds."""
+    while (more := re.match(r"\s*(?:,|,?\s*(?:and|or))\s*(?=\$|\\\()", rest)) and (
+        formula := _FORMULA.match(rest, more.end())
+    ):
+        yield _inside(formula)
+        rest = rest[formula.end() :]
+
+
+def _inside(formula: re.Match[str]) -> str:
+    return next(g for g in formula.groups()[1:] if g).strip()
 
 
 def _cut(block: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flantune.errors import RecipeError
-from flantune.evals.benchmark import Benchmark, Extraction, Reading
+from flantune.evals.benchmark import Benchmark, Extraction, Reading, read
 from flantune.evals.extract import UNREAD
 from flantune.evals.selection import (
     HINTED,
@@ -22,6 +22,7 @@ from flantune.evals.selection import (
     complexity_vote,
     majority_vote,
     read_samples,
+    same_of,
 )
 from flantune.inference.requests import GREEDY, Sampling
 from flantune.recipe import BenchmarkSpec
@@ -144,9 +145,12 @@ def load_scorer(name: str) -> Callable[[str, str], float | None] | None:
     def checked(prompt: str, output: str) -> float | None:
         try:
             value = score(prompt, output)
-            return None if value is None else float(value)
+            told = None if value is None else float(value)
         except Exception as e:
             raise RecipeError(f"{path}: score(prompt, output): {type(e).__name__}: {e}") from e
+        if told is not None and math.isnan(told):
+            raise RecipeError(f"{path}: score(prompt, output): expected a number or None, came nan.")
+        return told
 
     return checked
 
@@ -163,9 +167,10 @@ def choose(
     answers = read_samples(benchmark, item, texts, reading)
     common: dict[str, Any] = {"texts": tuple(texts), "answers": tuple(answers), "values": tuple(values)}
     if decoding.select in ("majority", "complexity"):
-        vote = majority_vote(answers)
         if decoding.select == "complexity":
-            vote = complexity_vote(texts, answers, decoding.keep)
+            vote = complexity_vote(texts, answers, decoding.keep, same_of(benchmark))
+        else:
+            vote = majority_vote(answers, same_of(benchmark))
         samples = Samples(votes=vote.votes, voters=vote.voters, chosen=vote.chosen, **common)
         if vote.answer is None or vote.chosen is None:
             return texts[0], Extraction(None, UNREAD), samples
@@ -173,11 +178,13 @@ def choose(
     if decoding.select == "best-of":
         liked = [v if a is not None else None for v, a in zip(values, answers, strict=True)]
         place = _best(liked)
+        if place is None:  # the scorer has nothing to say: the first that can be read
+            place = next((i for i, a in enumerate(answers) if a is not None), None)
     else:  # hints: the last that could be read stands
         place = max((i for i, a in enumerate(answers) if a is not None), default=None)
     samples = Samples(chosen=place, **common)
     chosen = texts[place if place is not None else 0]
-    return chosen, benchmark.extract(item, chosen, reading), samples
+    return chosen, read(benchmark, item, chosen, reading), samples
 
 
 def _best(values: Sequence[float | None]) -> int | None:

@@ -9,10 +9,10 @@ import orjson
 
 from flantune.errors import RecipeError
 from flantune.evals.asking import Dialogue
-from flantune.evals.benchmark import Extraction, Posed
+from flantune.evals.benchmark import Extraction, Posed, read
 from flantune.evals.decoding import load_scorer
 from flantune.evals.results import Setting, Told
-from flantune.evals.selection import hinting
+from flantune.evals.selection import hinting, same_of
 from flantune.inference.answers import Given, Request
 from flantune.inference.backends import Backend
 from flantune.inference.requests import GenerateRequest, ScoreRequest
@@ -105,7 +105,7 @@ def _hinted(question: Question) -> Asked:
     posed, setting = question.posed, question.setting
     texts: list[str] = []
     truncated = False
-    asking = hinting(posed.question.strip(), most=setting.decoding.hints)
+    asking = hinting(posed.question.strip(), most=setting.decoding.hints, same=same_of(setting.benchmark))
     try:
         worded = next(asking)
         while True:
@@ -120,7 +120,7 @@ def _hinted(question: Question) -> Asked:
 
 
 def _read(question: Question, text: str) -> Extraction:
-    return question.setting.benchmark.extract(question.posed.item, text, question.setting.reading)
+    return read(question.setting.benchmark, question.posed.item, text, question.setting.reading)
 
 
 def reworded(posed: Posed, question: str) -> str:

@@ -1,4 +1,5 @@
-"""Read an answer out of an output: the recipe's own parser, and number, letter and word readers around it.
+"""Read an answer out of an output: the recipe's own parser, and letter and word readers around it. Numbers are read by
+told_numbers.py.
 
 Each reader tries its rules in order and names the one that fired. None of them ever sees the right answer.
 """
@@ -6,11 +7,9 @@ Each reader tries its rules in order and names the one that fired. None of them 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
 
-from flantune.evals.benchmark import Extraction, Reading
+from flantune.evals.benchmark import Extraction
 
 UNREAD = "unread"
 SEVERAL = "several answers"  # more than one, so none
@@ -42,20 +41,36 @@ def parse_answer(output: str, *, brackets: bool = True) -> str:
     return text
 
 
-PHRASE = r"answer\s+is|answer\s*:"
+# "isn't" is none of them; "is not (B)" is found and then says nothing.
+_SAYS = r"(?:is|(?:must|should|would|will)\s+be)\b"
+PHRASE = rf"answer\s+{_SAYS}|answer\s*[:：]|(?:correct|right|best)\s+(?:choice|option)\s+is\b"
+DENIED = re.compile(r"\s*(?:(?:certainly|clearly|definitely)\s+)?(?:not|never|nicht|не)\b", flags=re.IGNORECASE)
 
 
 def after_phrase(output: str, phrase: str = PHRASE) -> str | None:
-    """What follows the last answer phrase (a pattern, any case), else the last \\boxed{}; without marks of emphasis."""
+    """What follows the last answer phrase (a pattern, any case), else the last \\boxed{}; without marks of emphasis.
+
+    After "answer is not" nothing is told.
+    """
     text = without_emphasis(output)
     if found := list(re.finditer(phrase, text, flags=re.IGNORECASE)):
-        return text[found[-1].end() :].lstrip(" :：\t")
-    return boxed(output)
+        told = text[found[-1].end() :].lstrip(" :：\t\r\n")
+        return "" if DENIED.match(told) else told
+    content = boxed(output)
+    return None if content is None else without_emphasis(content)
 
 
 def boxed(text: str) -> str | None:
     """The content of the last \\boxed{...} (or \\fbox), braces inside it counted; `\\boxed 3` says 3."""
-    start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+    return _boxed_at(text, max(text.rfind("\\boxed"), text.rfind("\\fbox")))
+
+
+def first_boxed(text: str) -> str | None:
+    """The same of the first."""
+    return _boxed_at(text, min((text.find(b) for b in ("\\boxed", "\\fbox") if b in text), default=-1))
+
+
+def _boxed_at(text: str, start: int) -> str | None:
     if start < 0:
         return None
     place = text.find("d" if text.startswith("\\boxed", start) else "x", start + 5) + 1
@@ -73,7 +88,9 @@ def _inside(text: str, opening: int) -> str | None:
     return None
 
 
-_WRAPPED = re.compile(r"\$?\\(?:boxed|fbox|text|textbf|mathrm|mathbf)\s?\{((?:[^{}]|\{[^{}]*\})*)\}\$?")
+_WRAPPED = re.compile(
+    r"\$?\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf)\s?\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}\$?"
+)
 
 
 def without_emphasis(text: str) -> str:
@@ -85,15 +102,23 @@ def without_emphasis(text: str) -> str:
 
 # ---- choices -------------------------------------------------------------------------------------------------------
 
-# A bare A or I may be an English word ("the answer is A dog"), so it must close its sentence or be given a reason.
+# A bare A or I may be an English word ("the answer is A dog"), so it must close its sentence, be given a reason, or
+# have its text set off. In Chinese there is no such word.
 _TOLD_LETTER = re.compile(
-    r"\$?(?:[Tt]he\s+)?(?:[Oo]ption\s+|[Cc]hoice\s+|选项?)?"
-    r"(?:[(（]\s*([A-Za-z])\s*[)）]"
-    r"|([AI](?=\s*(?:[.,:;)$/。，\n]|$|because|since|as\b))|[B-HJ-Z](?![\w'’])|[A-Z](?=[\u4e00-\u9fff])))\$?"
+    r"\$?(?:[Tt]he\s+)?(?P<named>[Oo]ption\s+|[Cc]hoice\s+|选项?)?"
+    r"(?:[(（]\s*(?P<bracketed>[A-Za-z])\s*[)）]"
+    r"|(?P<word>[AI](?=\s*(?:[.,:;!)(（$/。，、．！\n]|[-–—]\s|$|because|since|as\b|[\u4e00-\u9fff])|(?(named)\b|(?!))))"
+    r"|(?P<bare>[B-HJ-Z](?![\w'’])|[A-Z](?=[\u4e00-\u9fff]))"
+    r"|(?P<small>[a-z])(?=\s*[.。]?\s*$))\$?"
 )
 _ANOTHER = re.compile(
-    r"\s*(?:,\s*\([A-Z]\)\s*)*(?:,?\s*\b(?:or|and)\b|/|&|[和或、])\s*(?:option\s+)?(?:\([A-Z]\)|[B-HJ-Z](?![\w'’]))"
+    r"\s*(?:,?\s*\b(?:or|and)\b|[,，+/&、]|或者?|和|及)\s*(?:option\s+)?(?:[(（][A-Z][)）]|[B-HJ-Z](?![\w'’]))"
 )
+# A letter that stands alone between marks is no word: it is taken for one in brackets.
+_MARKED_LETTER = re.compile(
+    r"(?:\*{1,2}|__?|`|\\\(|[\"“”「『《【])\s?\(?([A-Za-z])\)?[.:)]?\s?(?:\*{1,2}|__?|`|\\\)|[\"“”」』》】])(?![\w*])"
+)
+_WRONG = re.compile(r"[)）]?\s+(?:is|are|was)\s+(?:not\b|wrong|incorrect|false)", flags=re.IGNORECASE)
 
 
 def letter(output: str, letters: Sequence[str], phrase: str = PHRASE, *, loose: bool = False) -> Extraction:
@@ -102,30 +127,38 @@ def letter(output: str, letters: Sequence[str], phrase: str = PHRASE, *, loose: 
     After the answer phrase: the letter there, with or without brackets; two of them ("(A) or (B)") are no answer.
     Without the phrase: an output that is nothing but a letter, or starts with one; `loose`: else the last one named.
     """
+    output = _MARKED_LETTER.sub(r"(\1)", output)
     told = after_phrase(output, phrase)
     if told is not None:
+        told = _MARKED_LETTER.sub(r"(\1)", told)
         found = _TOLD_LETTER.match(told)
-        if found and (answer := (found[1] or found[2]).upper()) in letters:
+        if found and (answer := _letter_of(found)) in letters:
             if _ANOTHER.match(told, found.end()):
                 return Extraction(None, SEVERAL)
             return Extraction(answer, "letter after phrase")
-        named = {m[1] for m in re.finditer(r"\(([A-Z])\)", first_sentence(told)) if m[1] in letters}
-        if len(named) == 1:
+        named = {m[1] for m in re.finditer(r"\(([A-Z])\)", first_sentence(told))}
+        if len(named) == 1 and named <= set(letters):
             return Extraction(named.pop(), "bracketed letter after phrase")
         if not loose:
             return Extraction(None, SEVERAL if named else UNREAD)
-    text = without_emphasis(output).strip()
-    whole = re.fullmatch(r"[(（]?\s*([A-Za-z])\s*[)）]?\s*[.:。]?", text)
+    text = _MARKED_LETTER.sub(r"(\1)", without_emphasis(output)).strip()
+    whole = re.fullmatch(r"[(（]?\s*([A-Za-z])\s*[)）]?\s*[.:。．!！]?", text)
     if whole and (answer := whole[1].upper()) in letters:
         return Extraction(answer, "whole output")
     # An answer first and talk after it, as in direct mode: "(B) because ...", "B. Paris".
-    first = re.match(r"\(([A-Z])\)|([A-Z])[.):、](?:\s|$|(?=[\u4e00-\u9fff]))", text)
+    first = re.match(r"\(([A-Z])\)|([A-Z])(?:[.,):、．](?:\s|$|(?=[\u4e00-\u9fff]))|\s*\n|\s[-–—]\s)", text)
     if first and told is None and (answer := first[1] or first[2]) in letters:
-        several = _ANOTHER.match(text, first.end())
+        if _WRONG.match(text, first.end()):
+            return Extraction(None, UNREAD)
+        several = _ANOTHER.match(text, first.end(1) + 1 if first[1] else first.end(2))
         return Extraction(None, SEVERAL) if several else Extraction(answer, "letter first")
     if loose and (named_last := _last_named(text, letters)):
         return Extraction(named_last, "last letter named")
     return Extraction(None, UNREAD)
+
+
+def _letter_of(found: re.Match[str]) -> str:
+    return next(found[name] for name in ("bracketed", "word", "bare", "small") if found[name]).upper()
 
 
 def _last_named(text: str, letters: Sequence[str]) -> str | None:
@@ -154,6 +187,8 @@ def word(output: str, words: Sequence[str], *, loose: bool = False) -> Extractio
     text = without_emphasis(output).strip()
     start = re.match(rf"({pattern})\b", text, flags=re.IGNORECASE)
     if start and told is None:
+        if re.match(rf"\s*(?:or|and|/)\s*(?:{pattern})\b", text[start.end() :], flags=re.IGNORECASE):
+            return Extraction(None, SEVERAL)
         rule = "whole output" if start.end() >= len(text) - 1 else "word first"
         return Extraction(spelled[start[1].lower()], rule)
     if loose and (anywhere := list(_words_in(text, pattern))):
@@ -194,108 +229,3 @@ def told_verbatim(output: str, phrase: str = "answer is ") -> Extraction:
     rule = "verbatim after phrase" if phrase in output else "whole output"
     text = output.rsplit(phrase, 1)[-1].strip().removesuffix(".").strip()
     return Extraction(text, rule) if text else Extraction(None, UNREAD)
-
-
-# ---- numbers -------------------------------------------------------------------------------------------------------
-
-_CURRENCY = r"[$€£¥₹₽฿৳]|US\$|Rs\.?"
-_SIGN = r"(?<![\w)\]])[-−–]\s?(?=[\d$€£¥₹₽฿৳])"  # a minus after a digit, letter or bracket is an operator: 16-3
-# 1,234,567.8; 12,34,567 (grouped as in India); 1234.5; .5
-_POINT = r"\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d{1,2}(?:,\d{2})+,\d{3}(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
-_COMMA = r"\d{1,3}(?:[.\u00a0\u202f]\d{3})+(?!\d)(?:,\d+)?|\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:[.,]\d+)?"
-_NUMBER = {
-    mark: re.compile(rf"(?P<sign>{_SIGN})?(?:(?:{_CURRENCY})\s?(?P<inner>-)?)?(?P<digits>{body})")
-    for mark, body in {".": _POINT, ",": _COMMA}.items()
-}
-
-
-def plain_digits(text: str) -> str:
-    """Every script's decimal digits as 0-9, full-width and Arabic separators as , and .
-
-    >>> plain_digits("১৮ ๑๒ １，２３４")
-    '18 12 1,234'
-    """
-    return "".join(_plain(c) if c > "\x7f" else c for c in text)
-
-
-def _plain(char: str) -> str:
-    if unicodedata.category(char) == "Nd":
-        return str(unicodedata.decimal(char))
-    return {"，": ",", "٬": ",", "．": ".", "٫": ".", "＄": "$", "－": "-"}.get(char, char)
-
-
-def numbers(text: str, decimal_mark: str = ".") -> list[Decimal]:
-    """All numbers of a text, exactly, left to right: thousands separators and currency signs removed.
-
-    `decimal_mark` "," reads 2.125 as 2125 and 3,5 as 3.5; a comma before exactly three digits stays a thousands mark.
-
-    >>> numbers("-$1,200.50, then 16-3 and 18.")
-    [Decimal('-1200.50'), Decimal('16'), Decimal('3'), Decimal('18')]
-    """
-    return [_value(m, decimal_mark) for m in _NUMBER[decimal_mark].finditer(plain_digits(text))]
-
-
-def _value(match: re.Match[str], decimal_mark: str) -> Decimal:
-    digits = match["digits"].replace("\u00a0", "").replace("\u202f", "")
-    if decimal_mark == ".":
-        digits = digits.replace(",", "")
-    elif re.fullmatch(r"\d{1,3}(?:\.\d{3})+(?:,\d+)?", digits):
-        digits = digits.replace(".", "").replace(",", ".")
-    elif re.fullmatch(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?", digits):
-        digits = digits.replace(",", "")
-    else:
-        digits = digits.replace(",", ".")
-    return -Decimal(digits) if match["sign"] or match["inner"] else Decimal(digits)
-
-
-def number_text(value: Decimal) -> str:
-    """One spelling per value: 18.00 is 18, 1E+3 is 1000, -0 is 0."""
-    text = format(value, "f")
-    text = text.rstrip("0").rstrip(".") if "." in text else text
-    return "0" if text in ("-0", "") else text
-
-
-def number(output: str, phrases: str = PHRASE, decimal_mark: str = ".", reading: Reading = "default") -> Extraction:
-    """The final number: after `####`; else after the last answer phrase; else in a box or on a line "A: ..."; else the
-    last one. strict: no last resort. loose: always the last one in the output.
-    """
-    text = without_emphasis(output)
-    if reading != "loose":
-        for rule, told in _marked(text, output, phrases):
-            if told is not None and (value := _told_number(told, decimal_mark)) is not None:
-                return Extraction(number_text(value), rule)
-    if reading != "strict" and (values := numbers(text, decimal_mark)):
-        return Extraction(number_text(values[-1]), "last number")
-    return Extraction(None, UNREAD)
-
-
-def _marked(text: str, output: str, phrases: str) -> Iterator[tuple[str, str | None]]:
-    """What follows each kind of mark, the surest first."""
-    for rule, pattern in (("after ####", r"####"), ("after phrase", phrases)):
-        found = list(re.finditer(pattern, text, flags=re.IGNORECASE))
-        yield rule, text[found[-1].end() :] if found else None
-    yield "boxed", boxed(output)
-    found = list(re.finditer(r"^A:", text, flags=re.MULTILINE))
-    yield "after A:", text[found[-1].end() :] if found else None
-
-
-_TERM = r"[(\s]*[$€£]?\d(?:[\d,.]*\d)?[)\s%]*"
-_SIDE = rf"{_TERM}(?:[-+*/×÷x−]{_TERM})*"
-_EQUATION = re.compile(rf"(?:\s*[xy]\s*|{_SIDE})=(?:{_SIDE}=)*")  # "3 * 4 = ", "x = "
-
-
-def _told_number(told: str, decimal_mark: str) -> Decimal | None:
-    """The first number of the line; of an equation ("3 * 4 = 12") the one it comes to."""
-    line = told.lstrip().split("\n")[0]
-    if (sums := _EQUATION.match(plain_digits(line))) and (
-        values := numbers(plain_digits(line)[sums.end() :], decimal_mark)
-    ):
-        return values[0]
-    values = numbers(line, decimal_mark)
-    return values[0] if values else None
-
-
-def equal_numbers(a: str, b: str) -> bool:
-    """Equal as exact decimals, each read as a whole: 18 and 18.00, 2,125 and 2125."""
-    left, right = numbers(a), numbers(b)
-    return len(left) == 1 and len(right) == 1 and left[0] == right[0]

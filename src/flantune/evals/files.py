@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ import orjson
 
 from flantune.errors import DataError, RecipeError
 
+FETCH = "`flantune tasks fetch --list` names what can be had from its publisher."
+
 
 def existing(path: Path, what: str) -> Path:
     if not path.exists():
-        raise RecipeError(f"{path}: no such {'folder' if path.suffix == '' else 'file'} ({what}). Is --data DIR right?")
+        kind = "folder" if path.suffix == "" else "file"
+        raise RecipeError(f"{path}: no such {kind} ({what}). Is --data DIR right? {FETCH}")
     return path
 
 
@@ -37,16 +41,21 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
+    """NaN and Infinity, which Python's own writer puts out, are read too."""
+    text = read_text(path).removeprefix("\ufeff")
     try:
-        return orjson.loads(read_text(path))
+        return orjson.loads(text)
     except orjson.JSONDecodeError as e:
-        raise DataError(str(path), field="(file)", expected="JSON", got=str(e)) from None
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            raise DataError(str(path), field="(file)", expected="JSON", got=str(e)) from None
 
 
 def read_json_lines(path: Path, fields: Iterable[str] = ()) -> list[dict[str, Any]]:
     """Every line an object that has `fields`, text all of them."""
     rows = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    for number, line in enumerate(read_text(path).removeprefix("\ufeff").split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -66,7 +75,7 @@ def read_json_lines(path: Path, fields: Iterable[str] = ()) -> list[dict[str, An
 
 def read_csv(path: Path, columns: int) -> list[list[str]]:
     """Rows of text; quoted cells may hold line breaks, and no word is taken for a missing value."""
-    rows = list(csv.reader(io.StringIO(read_text(path), newline="")))
+    rows = list(csv.reader(io.StringIO(read_text(path).removeprefix("\ufeff"), newline="")))
     for number, row in enumerate(rows, start=1):
         if len(row) != columns:
             raise DataError(f"{path}:row {number}", field="(row)", expected=f"{columns} columns", got=row)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from flantune.errors import DataError
 from flantune.evals.benchmark import Extraction, FileBenchmark, Part, Question, Reading, Shot
-from flantune.evals.extract import equal_numbers, number
 from flantune.evals.files import read_text
+from flantune.evals.told_numbers import equal_numbers, number
 from flantune.types import Item
 
 THINK = "Let's think step by step"

@@ -16,6 +16,7 @@ from flantune.errors import DataError
 from flantune.evals.benchmark import Part
 from flantune.evals.files import existing_either, hub_files, read_json_lines, read_parquet
 from flantune.evals.grade_school import GradeSchool, Solved, shared_exemplars
+from flantune.evals.told_numbers import is_number
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def read_problems(path: Path, split: str) -> list[Solved]:
 def solved(question: str, answer: str, where: str) -> Solved:
     """Question and worked answer; its last line is "#### N", or "A: N" as in the file of model solutions."""
     found = re.fullmatch(r"(.*?)(?:####|\n\s*A:)\s*(\S[^\n]*?)\s*", answer, flags=re.DOTALL)
-    if not found:
+    if not found or not is_number(found[2]):
         raise DataError(where, field="answer", expected="'... #### NUMBER'", got=answer)
     return Solved(question.strip(), without_marks(found[1]).strip(), found[2])
 

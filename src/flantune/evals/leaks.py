@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 
 from flantune.errors import DataError
 from flantune.evals.files import existing, read_json_lines
-from flantune.evals.results import read_items
+from flantune.evals.results import read_items, was_answered
 from flantune.evals.summary import summarise_rows
+from flantune.mixtures.contamination import VERDICTS
 from flantune.whole import write_json
 
+UNMARKED = "the marks of leaked items name none of these items."
 COLUMNS = ("benchmark", "id", "verdict")
 PARQUET = f"Parquet with {', '.join(COLUMNS)}"
 LEAK, UNCHECKED = "test_leak", "unchecked"
@@ -39,6 +41,10 @@ def read_verdicts(path: Path) -> dict[tuple[str, str], str]:
             raise DataError(
                 str(path), field="(file)", expected=f"Parquet with {', '.join(COLUMNS)}", got=str(e)
             ) from None
+    for number, row in enumerate(rows, start=1):
+        if row["verdict"] not in VERDICTS:
+            expected = f"one of {', '.join(VERDICTS)}"
+            raise DataError(f"{path}:row {number}", field="verdict", expected=expected, got=row["verdict"])
     return {(row["benchmark"], row["id"]): row["verdict"] for row in rows}
 
 
@@ -49,10 +55,11 @@ def add_clean_scores(summary: dict[str, Any], folder: Path, verdicts: Verdicts) 
     """
     rows = read_items(folder / "items.parquet")
     for entry in summary["results"]:
-        own = [row for row in rows if row.setting == entry["setting"]]
-        found = [verdicts.get((row.result.item.benchmark, row.result.item.id)) for row in own]
+        own = [row for row in rows if row.setting == entry["setting"] and was_answered(row)]
+        found = [verdicts.get((row.result.item.benchmark.split(":")[0], row.result.item.id)) for row in own]
         if not any(found):
             entry["clean"] = None
+            entry["warnings"] = [*(w for w in entry.get("warnings", ()) if w != UNMARKED), UNMARKED]
             continue
         left = [row for row, verdict in zip(own, found, strict=True) if verdict != LEAK]
         figures = summarise_rows(left)

@@ -32,6 +32,8 @@ def same_answer(answer: str, reference: str) -> bool:
     left, right = spelled(answer), spelled(reference)
     if not left or not right:
         return left == right
+    if "=" in left and "=" not in right and len(_split(left)) == 1:  # "f(2) = 6", "1 + 2 + 3 = 6"
+        left = left.rsplit("=", 1)[1] or left
     return left == right or _same(left, right)
 
 
@@ -42,8 +44,9 @@ def spelled(text: str) -> str:
     text = text.rstrip(".").replace("\\$", "").replace("$", "").replace("{,}", ",").replace("−", "-")
     text = re.sub(r"\\(?:left|right|big|Big|bigg|displaystyle|limits)(?![a-zA-Z])", "", text)
     text = re.sub(r"\\[dt]frac", r"\\frac", text)
-    text = re.sub(r"\^\{?\\circ\}?|\\degree|\\?%|\\%", "", text)
+    text = re.sub(r"\^\{?\\circ\}?|\\degree|°|\\?%|\\%", "", text)
     text = re.sub(r",\\!(?=\d)", ",", text)
+    text = re.sub(r"\\(?:text|textbf|textit|mbox)\{[^{}]*\}", _lower_words, text)
     for _ in range(3):
         text = _WRAPPERS.sub(r"\1", text)
     text = _SPACES.sub("", text)
@@ -52,17 +55,25 @@ def spelled(text: str) -> str:
     text = re.sub(r"(\\frac\{[^{}]*\})(\w)", r"\1{\2}", text)
     text = re.sub(r"\\sqrt(\w)", r"\\sqrt{\1}", text)
     text = re.sub(r"(?<![\d.])\.(?=\d)", "0.", text)
-    if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", text):
-        text = text.replace(",", "")
+    text = re.sub(r"_\{(\w)\}", r"_\1", text)
+    # Words alike in any case; what has one letter or two may be a name of something else.
+    text = re.sub(r"(?<![A-Za-z\\])[A-Za-z]{3,}", lambda m: m[0].lower(), text)
     text = re.sub(r"^(?:[a-zA-Z](?:\([a-zA-Z]\))?|[a-z]\\in)=", "", text).removeprefix("x\\in")
-    text = _UNITS.sub("", text)
-    return text.rstrip(".")
+    text = _UNITS.sub("", text).rstrip(".")
+    return text.replace(",", "") if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", text) else text
+
+
+def _lower_words(found: re.Match[str]) -> str:
+    """In what is set as text a word has two letters."""
+    return re.sub(r"(?<![A-Za-z])[A-Za-z]{2,}", lambda m: m[0].lower(), found[0])
 
 
 def _same(left: str, right: str) -> bool:
     if "\\begin{" in left or "\\begin{" in right:
         one, other = _matrix(left), _matrix(right)
         return one is not None and other is not None and _all_same(one, other)
+    if (left.count("\\pm"), right.count("\\pm")) in ((0, 1), (1, 0)):
+        left, right = _both_signs(left), _both_signs(right)
     one_list, other_list = _listed(left), _listed(right)
     if one_list or other_list:
         if one_list is None or other_list is None or one_list[0] != other_list[0]:
@@ -73,6 +84,13 @@ def _same(left: str, right: str) -> bool:
         return _equal_values(left, right)
     except (ValueError, ZeroDivisionError, OverflowError, IndexError, RecursionError):
         return False
+
+
+def _both_signs(text: str) -> str:
+    """What \\pm stands for, as a list."""
+    if "\\pm" not in text:
+        return text
+    return f"{text.replace(chr(92) + 'pm', '+').removeprefix('+')},{text.replace(chr(92) + 'pm', '-')}"
 
 
 def _all_same(ones: list[str], others: list[str], ordered: bool = True) -> bool:

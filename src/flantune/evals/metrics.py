@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from flantune.evals.extract import numbers
+from flantune.evals.told_numbers import numbers
 from flantune.types import Metric
 
 # Scripts written without blanks between words: every character is a token of its own.

@@ -13,9 +13,9 @@ from pathlib import Path
 from flantune.errors import DataError, RecipeError
 from flantune.evals.benchmark import Ability, Extraction, FileBenchmark, Part, Question, Reading, Shot
 from flantune.evals.benchmark import only_split as check_split
-from flantune.evals.extract import number
 from flantune.evals.files import existing, read_json, read_text
 from flantune.evals.grade_school import score_number
+from flantune.evals.told_numbers import is_number, number
 from flantune.types import Item
 
 
@@ -24,23 +24,42 @@ class Language:
     question: str  # prefix
     answer: str  # prefix of the rationale
     phrases: tuple[str, ...]  # patterns of what comes before the final number; they differ inside a language
+    label: str  # a pattern of "Answer:", where it is not the end of the prefix `answer`
     decimal_mark: str = "."
 
 
 # Prefixes and phrases as the benchmark's own exemplars have them. The English phrase is understood in every language: a
 # model tuned mostly on English text often falls back to it.
 LANGUAGES = {
-    "bn": Language("প্রশ্ন: ", "ধাপে ধাপে উত্তর: ", ("উত্তর হল",)),
-    "de": Language("Frage: ", "Schritt-für-Schritt-Antwort: ", ("Die Antwort (?:lautet|ist)",), ","),
-    "en": Language("Question: ", "Step-by-Step Answer: ", ()),
-    "es": Language("Pregunta: ", "Respuesta paso a paso: ", ("La respuesta es",), ","),
-    "fr": Language("Question : ", "Réponse étape par étape : ", ("La réponse est",), ","),
-    "ja": Language("問題：", "ステップごとの答え：", ("答えは",)),
-    "ru": Language("Задача: ", "Пошаговое решение: ", (r"Ответ\s*(?:[—–:-]|равен)",), ","),
-    "sw": Language("Swali: ", "Jibu la Hatua kwa Hatua: ", ("Jibu ni",)),
-    "te": Language("ప్రశ్న: ", "దశలవారీగా సమాధానం: ", ("సమాధానం",)),
-    "th": Language("โจทย์: ", "คำตอบทีละขั้นตอน: ", ("คำตอบคือ",)),
-    "zh": Language("问题：", "逐步解答：", ("答案是", "答案为")),
+    "bn": Language("প্রশ্ন: ", "ধাপে ধাপে উত্তর: ", ("উত্তর হল",), r"(?<!ধাপে )উত্তর\s*[:：]"),
+    "de": Language(
+        "Frage: ",
+        "Schritt-für-Schritt-Antwort: ",
+        ("Die Antwort (?:lautet|ist)",),
+        r"(?<![-\w])Antwort\s*[:：]|antwort (?:lautet|ist|beträgt)",
+        ",",
+    ),
+    "en": Language("Question: ", "Step-by-Step Answer: ", (), r"(?<!step )answer\s*[:：]"),
+    "es": Language(
+        "Pregunta: ",
+        "Respuesta paso a paso: ",
+        ("La respuesta es",),
+        r"respuesta(?: final| correcta)?\s*(?:[:：]|es\b)",
+        ",",
+    ),
+    "fr": Language(
+        "Question : ",
+        "Réponse étape par étape : ",
+        ("La réponse est",),
+        r"réponse(?: finale| correcte)?\s*(?:[:：]|est\b)",
+        ",",
+    ),
+    "ja": Language("問題：", "ステップごとの答え：", ("答えは",), r"(?<!の)答え\s*[:：]"),
+    "ru": Language("Задача: ", "Пошаговое решение: ", (r"Ответ\s*(?:[—–:-]|равен)",), r"Ответ\s+(?=[-−\d])", ","),
+    "sw": Language("Swali: ", "Jibu la Hatua kwa Hatua: ", ("Jibu ni",), r"Jibu\s*[:：]"),
+    "te": Language("ప్రశ్న: ", "దశలవారీగా సమాధానం: ", ("సమాధానం",), r"సమాధానం"),
+    "th": Language("โจทย์: ", "คำตอบทีละขั้นตอน: ", ("คำตอบคือ",), r"คำตอบ\s*[:：]"),
+    "zh": Language("问题：", "逐步解答：", ("答案是", "答案为"), r"答案\s*[:：]"),
 }
 ENGLISH = r"answer\s+is"
 # Of the paper's ten languages (English is left out), the share of PaLM's pretraining text parts them (Shi et al. 2022).
@@ -105,7 +124,7 @@ class Mgsm(FileBenchmark):
 
     def extract(self, item: Item, output: str, reading: Reading = "default") -> Extraction:
         language = LANGUAGES[item.task]
-        phrases = (*language.phrases, ENGLISH)
+        phrases = (*language.phrases, language.label, ENGLISH, LANGUAGES["en"].label)
         if reading == "strict":
             phrases = (ENGLISH,) if self.english else (language.phrases or (ENGLISH,))
         return number(output, "|".join(phrases), "." if self.english else language.decimal_mark, reading)
@@ -125,11 +144,11 @@ def _cut(question: str, told: str, prefix: str) -> Shot:
 def read_problems(path: Path) -> list[tuple[str, str]]:
     """Rows of a file split at its one tab; quotes are text."""
     rows = []
-    for number_, line in enumerate(read_text(path).split("\n"), start=1):
+    for number_, line in enumerate(read_text(path).removeprefix("\ufeff").split("\n"), start=1):
         if not line.strip():
             continue
         cells = line.rstrip("\r").split("\t")
-        if len(cells) != 2 or not cells[1].strip():
+        if len(cells) != 2 or not is_number(cells[1]):
             raise DataError(f"{path}:{number_}", field="(line)", expected="question, tab, number", got=line)
         rows.append((cells[0].strip(), cells[1].strip()))
     if not rows:

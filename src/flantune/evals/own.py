@@ -42,11 +42,12 @@ from flantune.evals.benchmark import (
     score_equal,
 )
 from flantune.evals.competition_math import read_final
-from flantune.evals.extract import PHRASE, UNREAD, free_text, letter, number
+from flantune.evals.extract import PHRASE, UNREAD, free_text, letter
 from flantune.evals.files import existing, read_json, read_json_lines, read_table
 from flantune.evals.grade_school import score_number
 from flantune.evals.math_answers import same_answer
 from flantune.evals.metrics import score_text
+from flantune.evals.told_numbers import number
 from flantune.recipe import Section
 from flantune.stated import load_stated
 from flantune.templates.patterns import OPTIONS_SLOT, fill_text, slots
@@ -169,6 +170,9 @@ class OwnBenchmark(FileBenchmark):
 
     def _answer(self, spec: OwnSpec, row: Mapping[str, Any], where: str) -> list[str]:
         options = self._options(spec, row, where)
+        if spec.answer not in row:
+            known = f"a column of this name; there are {', '.join(map(str, row))}"
+            raise DataError(where, field=spec.answer, expected=known, got=None)
         told = row.get(spec.answer)
         if not options:
             several = told if isinstance(told, list) else [told]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flantune.errors import RecipeError, StateError
-from flantune.evals.benchmark import Benchmark, Extraction, Fits, Posed, Present, Reading
+from flantune.evals.benchmark import Benchmark, Extraction, Fits, Posed, Present, Reading, read
 from flantune.evals.decoding import ONE_ANSWER, Decoding, Samples, choose, decoding_of
 from flantune.evals.extract import SEVERAL
 from flantune.formats.chat import Message, to_messages
@@ -26,6 +26,8 @@ EMPTY = "empty output"
 MISSING = "no output"  # the reason of a result whose item nobody answered
 REFUSED = "refused"  # begins the reason of one that the backend would not take
 WRITTEN_OPTIONS = 64  # tokens for an answer that is written where its options could be scored
+SPOKEN = 1_024  # tokens at the least for an answer in a conversation, which ends by itself
+PARAGRAPH = "\n\n"  # ends an answer that goes on from exemplars; models that were shown none write several
 
 Layout = Literal["plain", "single", "dialogue"]
 Normalise = Literal["none", "length", "unconditional"]
@@ -73,7 +75,7 @@ class Setting:
                 raise RecipeError(f"{self.key}: the model's tokenizer has no chat template. Ask it in plain text.")
             present = _Chat(self.chat, apply_template)
         posed = [
-            _written(p) if self.generate and p.item.options is not None else p
+            self._as_asked(p)
             for p in self.benchmark.items(
                 self.path,
                 self.mode,
@@ -93,10 +95,18 @@ class Setting:
             raise ValueError(f"{self.key}: {len(posed) - len(ids)} item ids repeat")  # a fault of the benchmark's code
         return posed
 
-
-def _written(posed: Posed) -> Posed:
-    item = replace(posed.item, options=None, max_new_tokens=WRITTEN_OPTIONS, stop=("\n\n", "Q:"))
-    return replace(posed, item=item)
+    def _as_asked(self, posed: Posed) -> Posed:
+        """The item as this setting has it answered: what ends a written answer, and how options are spelled."""
+        item = posed.item
+        if self.generate and item.options is not None:
+            item = replace(item, options=None, max_new_tokens=WRITTEN_OPTIONS, stop=(PARAGRAPH, "Q:"))
+        if self.trigger is not None:
+            item = replace(item, stop=tuple(s for s in item.stop if s != PARAGRAPH))
+        if self.chat != "plain" and item.options is not None:
+            item = replace(item, options=tuple(option.strip() for option in item.options))
+        elif self.chat != "plain":
+            item = replace(item, max_new_tokens=max(item.max_new_tokens, SPOKEN), stop=())
+        return replace(posed, item=item)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +115,9 @@ class _Chat:
     apply_template: ApplyTemplate
 
     def __call__(self, prompt: Prompt) -> str:
-        return self.apply_template(to_messages(prompt, self.layout))
+        # Exemplars' answers without the blank that parts them from "A:", as the model's own will be.
+        messages = to_messages(prompt, self.layout)
+        return self.apply_template([{**m, "content": m["content"].strip()} for m in messages])
 
 
 def settings_of(spec: BenchmarkSpec, benchmark: Benchmark, path: Path, seed: int) -> list[Setting]:
@@ -126,7 +138,7 @@ def settings_of(spec: BenchmarkSpec, benchmark: Benchmark, path: Path, seed: int
             seed=seed,
             chat=spec.chat,
             trigger=TRIGGERS.get(spec.trigger, spec.trigger) if spec.trigger and m == "cot" else None,
-            normalise=spec.normalise if m == "direct" else "none",
+            normalise=_normalise(spec, benchmark, path, m),
             reading=spec.reading,
             generate=spec.generate and m == "direct",
             decoding=decoding,
@@ -134,6 +146,14 @@ def settings_of(spec: BenchmarkSpec, benchmark: Benchmark, path: Path, seed: int
         for m, decoding in decodings.items()
         for n in shots
     ]
+
+
+def _normalise(spec: BenchmarkSpec, benchmark: Benchmark, path: Path, mode: str) -> Normalise:
+    """As asked where options are scored; elsewhere there is nothing to normalise."""
+    if spec.normalise == "none" or mode != "direct" or spec.generate:
+        return "none"
+    first = next(iter(benchmark.items(path, mode, shots=0, split=spec.split, limit=1)), None)
+    return spec.normalise if first is not None and first.item.options is not None else "none"
 
 
 def _decoding(spec: BenchmarkSpec, benchmark: Benchmark, path: Path, mode: str, seed: int) -> Decoding:
@@ -195,7 +215,7 @@ def judge(
     truncated: bool = False,
 ) -> Answered:
     """Extract and score one output. For scored items `output` is the best option, the first of equal ones."""
-    extraction = setting.benchmark.extract(posed.item, output, setting.reading)
+    extraction = read(setting.benchmark, posed.item, output, setting.reading)
     return _scored(setting, posed, output, extraction, option_scores, truncated)
 
 

@@ -28,8 +28,9 @@ END = 100  # characters
 def score_outputs(setting: Setting, outputs: Path) -> list[Answered]:
     """Every item of the setting, scored where the file answers it; the others are missing, not wrong.
 
-    An input that several items share: one line answers them all, as many lines as items answer them in order. Raises
-    DataError on a line that answers no item, or one that an earlier line answered.
+    An input that several items share, asked in the same words: one line answers them all, as many lines as items answer
+    them in order. Raises DataError on a line that answers no item, one of several that are asked otherwise, or one that
+    an earlier line answered.
     """
     posed = setting.pose(everything_fits)
     index = _Index(posed, setting)
@@ -38,7 +39,7 @@ def score_outputs(setting: Setting, outputs: Path) -> list[Answered]:
     for number, row in enumerate(read_json_lines(existing(outputs, "outputs to score"), ("output",)), start=1):
         where = f"{outputs}:row {number}"
         ids = tuple(p.item.id for p in index.find(row, where))
-        if "id" in row:
+        if row.get("id") is not None:
             _tell(told, ids[0], row["output"], where)
         else:
             by_input[ids].append((row["output"], where))
@@ -77,16 +78,26 @@ class _Index:
         self._lengths = sorted({len(end) for end in self._by_end})
 
     def find(self, row: Mapping[str, Any], where: str) -> list[Posed]:
-        if "id" in row:
-            return [self._of_id(row["id"], where)]
         task, text = row.get("task"), row.get("input")
-        if task is not None and task not in self._tasks:
+        if task is not None and (not isinstance(task, str) or task not in self._tasks):
             known = f"a task of {self._setting.key} such as {min(self._tasks)!r}"
             raise DataError(where, field="task", expected=known, got=task)
-        if isinstance(text, str):
-            found = self._by_text.get((task, text.strip())) or self._of_end(task, text.strip())
-            if found:
-                return found
+        found = self._of_input(task, text.strip()) if isinstance(text, str) else []
+        if row.get("id") is not None:
+            own = self._of_id(row["id"], where)
+            if task not in (None, own.item.task):
+                raise DataError(where, field="task", expected=f"{own.item.task!r}, the task of {own.item.id}", got=task)
+            if found and all(p is not own for p in found):
+                expected = f"the question of {own.item.id}, or no input"
+                raise DataError(where, field="input", expected=expected, got=text, mend=f"It is {found[0].item.id}'s.")
+            return [own]
+        if len({p.asked for p in found}) > 1:
+            named = ", ".join(p.item.id for p in found[:3])
+            expected = f"an input that one item has; {named} share it and are asked differently"
+            mend = "Give the 'id', or as 'input' the whole query with its options."
+            raise DataError(where, field="input", expected=expected, got=text, mend=mend)
+        if found:
+            return found
         raise DataError(
             where,
             field="input",
@@ -95,8 +106,11 @@ class _Index:
             mend="Questions and prompts must be worded as this benchmark's files word them; ids are safer.",
         )
 
+    def _of_input(self, task: str | None, text: str) -> list[Posed]:
+        return self._by_text.get((task, text)) or self._of_end(task, text)
+
     def _of_id(self, item: Any, where: str) -> Posed:
-        if item not in self._by_id:
+        if not isinstance(item, str) or item not in self._by_id:
             example = next(iter(self._by_id))
             expected = f"an item of {self._setting.key} such as {example!r}"
             raise DataError(where, field="id", expected=expected, got=item)

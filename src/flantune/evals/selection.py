@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 
-from flantune.evals.benchmark import Benchmark, Extraction, Reading
-from flantune.evals.extract import equal_numbers
+from flantune.evals.benchmark import Benchmark, Extraction, Reading, read
+from flantune.evals.told_numbers import equal_numbers
 from flantune.types import Item
 
 SAMPLES, TEMPERATURE, TOP_K = 40, 0.7, 40  # spec 6.8
@@ -44,15 +44,27 @@ class Vote:
 def read_samples(
     benchmark: Benchmark, item: Item, outputs: Sequence[str], reading: Reading = "default"
 ) -> list[str | None]:
-    return [benchmark.extract(item, output, reading).answer for output in outputs]
+    return [read(benchmark, item, output, reading).answer for output in outputs]
 
 
-def majority_vote(answers: Sequence[str | None]) -> Vote:
-    """The most frequent answer; of equally frequent ones the one reached first. Equal numbers are one answer."""
+def same_text_or_number(a: str, b: str) -> bool:
+    return a == b or equal_numbers(a, b)
+
+
+Same = Callable[[str, str], bool]
+
+
+def same_of(benchmark: Benchmark) -> Same:
+    """The benchmark's own `same(a, b)`, where it has one: what are one answer written twice?"""
+    return getattr(benchmark, "same", same_text_or_number)
+
+
+def majority_vote(answers: Sequence[str | None], same: Same = same_text_or_number) -> Vote:
+    """The most frequent answer; of equally frequent ones the one reached first. What is the `same` is one answer."""
     groups: dict[str, list[int]] = defaultdict(list)
     for place, answer in enumerate(answers):
         if answer is not None:
-            groups[_group(answer, groups)].append(place)
+            groups[_group(answer, groups, same)].append(place)
     voters = sum(map(len, groups.values()))
     if not groups:
         return Vote(None, 0, 0, len(answers), None)
@@ -61,20 +73,23 @@ def majority_vote(answers: Sequence[str | None]) -> Vote:
     return Vote(best, len(groups[best]), voters, len(answers), groups[best][0])
 
 
-def _group(answer: str, known: Sequence[str] | dict[str, list[int]]) -> str:
+def _group(answer: str, known: Iterable[str], same: Same) -> str:
     text = answer.strip()
-    return next((k for k in known if k == text or equal_numbers(k, text)), text)
+    return next((k for k in known if k == text or same(k, text)), text)
 
 
-def complexity_vote(outputs: Sequence[str], answers: Sequence[str | None], keep: int) -> Vote:
-    """The majority among the `keep` samples with most steps; of equally long ones the earlier. `chosen` counts all."""
+def complexity_vote(
+    outputs: Sequence[str], answers: Sequence[str | None], keep: int, same: Same = same_text_or_number
+) -> Vote:
+    """The majority among the `keep` readable samples with most steps; of equally long ones the earlier. `chosen` counts
+    all."""
     if len(outputs) != len(answers) or keep < 1:
         raise ValueError(
             f"{len(outputs)} outputs for {len(answers)} answers, {keep} kept: expected equal numbers, one kept"
         )
-    order = sorted(range(len(outputs)), key=lambda i: (-steps(outputs[i]), i))[:keep]
-    places = sorted(order)
-    vote = majority_vote([answers[i] for i in places])
+    readable = [i for i, answer in enumerate(answers) if answer is not None]
+    places = sorted(sorted(readable, key=lambda i: (-steps(outputs[i]), i))[:keep])
+    vote = majority_vote([answers[i] for i in places], same)
     chosen = None if vote.chosen is None else places[vote.chosen]
     return Vote(vote.answer, vote.votes, vote.voters, len(outputs), chosen)
 
@@ -94,7 +109,7 @@ def best_of(outputs: Sequence[str], score: Callable[[str], float | None]) -> int
 
 
 def hinting(
-    question: str, *, most: int = HINTED, wording: str = HINT
+    question: str, *, most: int = HINTED, wording: str = HINT, same: Same = same_text_or_number
 ) -> Generator[str, Extraction, tuple[Extraction, list[str]]]:
     """Yields what to ask, takes the reading of its answer: the question, then it with all answers so far as hints,
     until two in a row agree or `most` were asked with hints.
@@ -109,7 +124,7 @@ def hinting(
             break
         answers.append(found.answer)
         last = found
-        if _group(answers[-1], [answers[-2]]) == answers[-2]:
+        if same(answers[-1].strip(), answers[-2].strip()):
             break
     return last, answers
 

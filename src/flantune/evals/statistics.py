@@ -14,6 +14,8 @@ from scipy import stats
 Floats = npt.NDArray[np.float64]
 RESAMPLES = 2_000
 LEVEL = 0.95
+FEW = 8  # items a task: with fewer, resampling within tasks understates how far they vary, with one it sees nothing
+FLIPS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,36 +51,62 @@ def estimate_mean(by_task: Mapping[str, Sequence[float]], *key: object, sampled_
     """The plain mean of the tasks' means, and its 95 % interval.
 
     Tasks fixed (a benchmark's): items vary. Right-or-wrong scores: of one task the exact binomial interval, of several
-    Wilson's at the effective size 1 / sum(w^2 / n); others: bootstrap within tasks. Tasks sampled (three or more):
-    bootstrap over tasks, and over items within them. A bootstrap of scores all alike would claim certainty; Wilson is
-    used for those.
+    Wilson's at the effective size 1 / sum(w^2 / n); others: bootstrap within tasks. Tasks sampled, or of fewer than FEW
+    items each, three or more: bootstrap over tasks, and over items within them. A bootstrap of scores all alike would
+    claim certainty; Wilson is used for those.
     """
     values = _arrays(by_task)
     mean = float(np.mean([v.mean() for v in values.values()]))
     together = np.concatenate(list(values.values()))
-    effective = len(values) ** 2 / sum(1 / len(v) for v in values.values())
     binary = bool(np.isin(together, (0.0, 1.0)).all())
     all_alike = float(together.min()) == float(together.max())
-    if sampled_tasks and len(values) >= 3 and not all_alike:
+    over_tasks = sampled_tasks or (_are_few(values) and not binary)
+    if over_tasks and len(values) >= 3 and not all_alike:
         low, high = _percentiles(bootstrap_means(values, *key, over_tasks=True))
         return Estimate(mean, low, high, "bootstrap over tasks and items")
     if binary and len(values) == 1:
         low, high = clopper_pearson(int(together.sum()), len(together))
         return Estimate(mean, low, high, "exact binomial")
     if binary or all_alike:
-        low, high = wilson(mean, effective)
+        low, high = wilson(mean, _effective(values))
         return Estimate(mean, low, high, "Wilson")
     low, high = _percentiles(bootstrap_means(values, *key))
     return Estimate(mean, low, high, "bootstrap over items")
 
 
 def estimate_difference(by_task: Mapping[str, Sequence[float]], *key: object, sampled_tasks: bool = False) -> Estimate:
-    """The same for paired differences b - a, in [-1, 1]: bootstrap over items within tasks, or over tasks too."""
+    """The same for paired differences b - a, in [-1, 1]: bootstrap over items within tasks, or over tasks too. Of
+    differences all alike: how many others could have been missed (exact binomial), each as far off as can be."""
     values = _arrays(by_task)
     mean = float(np.mean([v.mean() for v in values.values()]))
-    over_tasks = sampled_tasks and len(values) >= 3
+    together = np.concatenate(list(values.values()))
+    if float(together.min()) == float(together.max()):
+        missed = (1 - LEVEL) / 2
+        others = 1 - missed ** (1 / _effective(values))
+        return Estimate(mean, mean - others * (1 + mean), mean + others * (1 - mean), "exact binomial, all alike")
+    over_tasks = len(values) >= 3 and (sampled_tasks or _are_few(values))
     low, high = _percentiles(bootstrap_means(values, *key, over_tasks=over_tasks))
     return Estimate(mean, low, high, f"paired bootstrap over {'tasks and items' if over_tasks else 'items'}")
+
+
+def sign_flip(by_task: Mapping[str, Sequence[float]], *key: object) -> float:
+    """Two-sided p value of the mean of the tasks' mean differences, where each item's difference could as well have had
+    the other sign (Fisher's randomisation test). Exact, McNemar's, where all that differ weigh alike; else FLIPS draws.
+    """
+    values = _arrays(by_task)
+    sizes: dict[float, list[int]] = {}  # of the differences in the mean, each with how many rose and fell
+    for v in values.values():
+        for d in v[v != 0]:
+            counts = sizes.setdefault(round(abs(float(d)) / (len(v) * len(values)), 12), [0, 0])
+            counts[int(d < 0)] += 1
+    if len(sizes) <= 1:
+        return mcnemar(*next(iter(sizes.values()), (0, 0)))
+    seen = sum(size * (rose - fell) for size, (rose, fell) in sizes.items())
+    generator = keyed_generator(*key, "sign flips")
+    drawn = np.zeros(FLIPS)
+    for size, (rose, fell) in sorted(sizes.items()):
+        drawn += size * (2 * generator.binomial(rose + fell, 0.5, size=FLIPS) - (rose + fell))
+    return float((1 + (np.abs(drawn) >= abs(seen) - 1e-9).sum()) / (1 + FLIPS))
 
 
 def bootstrap_means(
@@ -119,6 +147,15 @@ def mcnemar(wins: int, losses: int) -> float:
 def keyed_generator(*key: object) -> np.random.Generator:
     digest = hashlib.blake2b(":".join(str(k) for k in key).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+def _effective(values: Mapping[str, Floats]) -> float:
+    """So many items of one task would tell as much."""
+    return len(values) ** 2 / sum(1 / len(v) for v in values.values())
+
+
+def _are_few(values: Mapping[str, Floats]) -> bool:
+    return sum(map(len, values.values())) < FEW * len(values)
 
 
 def _arrays(by_task: Mapping[str, Sequence[float]]) -> dict[str, Floats]:

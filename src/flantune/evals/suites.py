@@ -58,14 +58,21 @@ def flan_average(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for name, mode, tasks in COMPONENTS:
         entry = next((e for e in results if (e["benchmark"], e["mode"]) == (name, mode)), None)
         scores = {t: 100 * f["score"] for t, f in entry["tasks"].items() if t in tasks} if entry else {}
+        limited = entry is not None and entry.get("limit") is not None
+        unanswered = entry.get("missing", 0) if entry else 0
         lacking = [t for t in tasks if t not in scores]
         value = normalised_mean(name, scores) if scores else None
-        components[f"{name}-{mode}"] = None if lacking else value
+        whole = not (lacking or limited or unanswered)
+        components[f"{name}-{mode}"] = value if whole else None
         if value is not None:
             present.append(value)
         if lacking:
             named = ", ".join(lacking[:NAMED]) + (", ..." if len(lacking) > NAMED else "")
             missing.append(f"{name}-{mode}: {len(lacking)} of {len(tasks)} tasks ({named})")
+        elif entry is not None and limited:
+            missing.append(f"{name}-{mode}: only {entry['limit']} items a task were asked")
+        elif unanswered:
+            missing.append(f"{name}-{mode}: {unanswered:,} items have no output")
     known = [value for value in components.values() if value is not None]
     return {
         "normalised_average": normalised_average(known) if len(known) == len(COMPONENTS) else None,

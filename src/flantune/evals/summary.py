@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from flantune.evals.benchmark import READINGS, Reading, TaskScore
+from flantune.evals.benchmark import READINGS, Reading, TaskScore, read
 from flantune.evals.decoding import choose
 from flantune.evals.normalised import normalised_mean
 from flantune.evals.results import REFUSED, Answered, Setting, was_answered
@@ -60,11 +60,11 @@ def _readings(setting: Setting, rows: Sequence[Answered]) -> dict[str, Any]:
             "averages": dict(averages(tasks)),
         }
     unread = [row for row in told if row.result.extracted is None]
-    if told and len(unread) / len(told) > 1 - ENOUGH_READ:
+    if told and 1 - len(unread) / len(told) < ENOUGH_READ:
         scores = {r: found["readings"][r]["score"] for r in READINGS}
         found["warnings"].append(
             f"no answer could be read in {len(unread):,} of {len(told):,} outputs; the score is "
-            f"{scores['default']:.3f}, read strictly {scores['strict']:.3f}, loosely {scores['loose']:.3f}. "
+            f"{scores[setting.reading]:.3f}, read strictly {scores['strict']:.3f}, loosely {scores['loose']:.3f}. "
             "Look at some before believing it."
         )
     found["unread"] = [
@@ -106,7 +106,7 @@ def _samples(setting: Setting, rows: Sequence[Answered]) -> dict[str, Any]:
 
 
 def _score_of(setting: Setting, row: Answered, text: str) -> float:
-    extraction = setting.benchmark.extract(row.result.item, text, setting.reading)
+    extraction = read(setting.benchmark, row.result.item, text, setting.reading)
     return setting.benchmark.score(row.result.item, extraction) or 0.0
 
 
@@ -117,7 +117,7 @@ def _read_again(setting: Setting, row: Answered, reading: Reading) -> Answered:
         texts, values = row.samples.texts, row.samples.values
         _, extraction, _ = choose(setting.decoding, setting.benchmark, row.result.item, texts, values, reading)
     else:
-        extraction = setting.benchmark.extract(row.result.item, row.result.output, reading)
+        extraction = read(setting.benchmark, row.result.item, row.result.output, reading)
     score = setting.benchmark.score(row.result.item, extraction)
     return replace(row, result=replace(row.result, extracted=extraction.answer, rule=extraction.rule, score=score))
 

@@ -17,9 +17,9 @@ from typing import Any
 from flantune.errors import DataError, RecipeError
 from flantune.evals.benchmark import Part
 from flantune.evals.benchmark import only_split as check_split
-from flantune.evals.extract import numbers
 from flantune.evals.files import existing, existing_either, read_json, read_json_lines, read_text
 from flantune.evals.grade_school import GradeSchool, shared_exemplars
+from flantune.evals.told_numbers import numbers
 
 Problems = dict[str, list[tuple[str, str]]]  # by sub-task: question and number
 

@@ -115,7 +115,7 @@ class Ours(Local):
         self.engine = engine
         super().__init__(engine.tokenizer, engine.max_inputs, engine.prompt_eos)
         self.identity: Mapping[str, Any] = engine_identity(
-            model, engine.family, engine.max_inputs, engine.prompt_eos, engine.precision
+            model, engine.family, engine.max_inputs, engine.prompt_eos, engine.precision, engine.prompt_bos
         )
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Generated | Refused]:
@@ -125,7 +125,9 @@ class Ours(Local):
         return self.engine.score(requests)
 
 
-def engine_identity(model: str, family: str, max_inputs: int, prompt_eos: bool, precision: str) -> dict[str, Any]:
+def engine_identity(
+    model: str, family: str, max_inputs: int, prompt_eos: bool, precision: str, prompt_bos: int | None
+) -> dict[str, Any]:
     return {
         "backend": "flantune",
         "engine": ENGINE,
@@ -133,5 +135,6 @@ def engine_identity(model: str, family: str, max_inputs: int, prompt_eos: bool, 
         "family": family,
         "max_inputs": max_inputs,
         "prompt_eos": prompt_eos,
+        "prompt_bos": prompt_bos,
         "precision": precision,
     }

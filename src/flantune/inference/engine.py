@@ -43,6 +43,8 @@ class Engine:
     `prompt_eos`: the prompt ends in EOS and the answer starts after it, as in training (spec 4.1, 4.2). Encoder-decoder
     models always; causal models unless they were never tuned that way, then False: the answer continues the text.
 
+    `prompt_bos`: a token before every prompt of a decoder, where it was trained with one.
+
     A prompt longer than `max_inputs` tokens is cut and the answer marked `truncated`: with EOS from the right, EOS
     kept, as in training (spec 3.6); without, from the left, since a continued text must keep its end. Dropping
     exemplars first is the caller's business: ask `fits`.
@@ -65,6 +67,7 @@ class Engine:
         precision: Literal["fp32", "bf16"] = "fp32",
         trained_inputs: int | None = None,
         guesses: bool = True,
+        prompt_bos: int | None = None,
     ) -> None:
         if family not in get_args(FamilyName):
             raise ValueError(f"family: expected one of {', '.join(get_args(FamilyName))}, got {family!r}")
@@ -80,6 +83,7 @@ class Engine:
         self.max_inputs = max_inputs
         self.batch_tokens = batch_tokens
         self.prompt_eos = prompt_eos or family == "encoder-decoder"
+        self.prompt_bos = prompt_bos
         self.precision, self.guesses = precision, guesses
         self.trained_inputs = trained_inputs or getattr(model.config, "n_positions", None)
         self._told_of_length = False
@@ -104,8 +108,8 @@ class Engine:
         return self._budget
 
     def num_tokens(self, prompt: str) -> int:
-        """Tokens the prompt takes, EOS included where one is added."""
-        return len(self.tokenizer.encode_batch([prompt])[0]) + self.prompt_eos
+        """Tokens the prompt takes, BOS and EOS included where they are added."""
+        return len(self.tokenizer.encode_batch([prompt])[0]) + self.prompt_eos + (self.prompt_bos is not None)
 
     def fits(self, prompt: str) -> bool:
         return self.num_tokens(prompt) <= self.max_inputs
@@ -128,6 +132,7 @@ class Engine:
     ) -> Iterator[tuple[int, list[list[int]]]]:
         if not requests:
             return
+        self._tell_of_positions(max(len(p) + r.max_new_tokens for p, r in zip(prompts, requests, strict=True)))
         self.model.eval()
         lay_out_for_few_rows(self.model)
         ending = Ending(self.eos_ids, StopStrings(self.tokenizer), self.vocab_size)
@@ -208,7 +213,23 @@ class Engine:
             stacklevel=2,
         )
 
+    def _tell_of_positions(self, longest: int) -> None:
+        known = getattr(self.model.config, "max_position_embeddings", None)
+        if self._told_of_length or self.family == "encoder-decoder" or known is None or longest <= known:
+            return
+        self._told_of_length = True
+        warnings.warn(
+            f"prompts and answers of up to {longest} tokens together, more than the {known} positions of this decoder: "
+            "nothing is cut for it, but how well it writes so far is not known.",
+            stacklevel=2,
+        )
+
     def _fit(self, tokens: Tokens) -> tuple[Tokens, bool]:
+        bos = self.prompt_bos
+        if not self.prompt_eos and bos is not None and len(tokens) > 0:
+            own = tokens[1:] if tokens[0] == bos else tokens  # a chat template may have spelled it
+            kept = own[-(self.max_inputs - 1) :]
+            return np.concatenate([[bos], kept]).astype(np.int32), len(kept) < len(own)
         if not self.prompt_eos:
             return tokens[-self.max_inputs :], len(tokens) > self.max_inputs
         kept = tokens[: self.max_inputs - 1]

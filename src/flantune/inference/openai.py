@@ -6,6 +6,7 @@ whose template words them here. Options are scored by `echo` with `logprobs`, wh
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 KEY_NAMES = ("FLANTUNE_API_KEY", "OPENAI_API_KEY")  # environment variables, the first that is set
 PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)  # states of a server that may be over soon
 LONGEST_WAIT = 60.0  # seconds between two tries, unless the server asks for more
+LONGEST_ASKED = 600.0  # seconds that a server may ask for; of more it is told, and the run ends
 MOST_STOPS = 4  # stop strings that the protocol allows; all of them are cut at here
 A = TypeVar("A", bound=Generated | Scored | Refused)
 
@@ -123,9 +125,8 @@ class OpenAIServer:
                 return Refused(index, answer)
             choices = _choices(answer, self._url(path))
             texts += [_text(choice, self._url(path)) for choice in choices][: request.samples - len(texts)]
-            usage = answer.get("usage") or {}
-            prompt_tokens += int(usage.get("prompt_tokens") or 0)
-            new_tokens += int(usage.get("completion_tokens") or 0)
+            prompt_tokens += _used(answer, "prompt_tokens")
+            new_tokens += _used(answer, "completion_tokens")
         cut = tuple(_before(text, request.stop) for text in texts)
         return Generated(index, cut, False, prompt_tokens, new_tokens)
 
@@ -162,7 +163,7 @@ class OpenAIServer:
             _sum_of(choice.get("logprobs"), request.prompt, option, self._server.base_url)
             for choice, option in zip(choices, request.options, strict=True)
         )
-        return Scored(index, scores, False, int((answer.get("usage") or {}).get("prompt_tokens") or 0))
+        return Scored(index, scores, False, _used(answer, "prompt_tokens"))
 
     def _url(self, path: str) -> str:
         return self._server.base_url.rstrip("/") + path
@@ -176,12 +177,15 @@ class OpenAIServer:
             self._pace.turn()
             asked_wait = 0.0
             try:
-                response = self._client.post(url, content=orjson.dumps(body))
+                response = self._asked(url, body)
                 if response.status_code < 300:
                     answer = _json(response)
-                    if answer is not None:
+                    if answer is None:
+                        trouble = f"answered with what is no JSON object: {shorten(response.text)}"
+                    elif "error" in answer and not answer.get("choices"):  # as a router says that nobody behind it did
+                        trouble = f"answered {response.status_code} with an error: {_message(response)}"
+                    else:
                         return answer
-                    trouble = f"answered with what is no JSON object: {shorten(response.text)}"
                 elif response.status_code in PASSING:
                     asked_wait = _retry_after(response.headers.get("retry-after"))
                     trouble = f"answered {response.status_code}: {_message(response)}"
@@ -190,8 +194,13 @@ class OpenAIServer:
                     if refused is not None:
                         return refused
                     continue  # asked again in the server's own terms
-            except httpx.TransportError as e:
+            except (httpx.TransportError, httpx.DecodingError) as e:
                 trouble = f"{type(e).__name__}: {e}"
+            if asked_wait > LONGEST_ASKED:
+                raise StateError(
+                    f"{url}: {trouble.rstrip('.')}, and asks to be left alone for {asked_wait / 3600:,.1f} hours. The "
+                    "answers so far are kept, and the same command goes on from them."
+                )
             if attempt < self._server.retries:
                 self.retried += 1
                 self._pace.sleep(max(asked_wait, min(LONGEST_WAIT, self._server.first_wait * 2**attempt)))
@@ -199,6 +208,22 @@ class OpenAIServer:
             f"{url}: {trouble.rstrip('.')}. Tried {self._server.retries + 1} times; the answers so far are kept, and "
             "the same command goes on from them."
         )
+
+    def _asked(self, url: str, body: dict[str, Any]) -> httpx.Response:
+        """The whole answer, within the server's timeout: httpx's own is for each piece, however small."""
+        import httpx
+
+        begun = time.monotonic()
+        with self._client.stream("POST", url, content=orjson.dumps(body)) as response:
+            pieces = []
+            for piece in response.iter_bytes():
+                pieces.append(piece)
+                if time.monotonic() - begun > self._server.timeout:
+                    raise httpx.ReadTimeout(f"not whole after {self._server.timeout:g} s")
+            headers = {k: v for k, v in response.headers.items() if k != "content-encoding"}  # they are decoded
+            return httpx.Response(
+                response.status_code, headers=headers, content=b"".join(pieces), request=response.request
+            )
 
     def _refusal(self, response: httpx.Response, body: dict[str, Any]) -> str | None:
         """Why the prompt is too long; None where `body` was mended for another try. Raises what cannot be mended."""
@@ -292,12 +317,13 @@ def _retry_after(header: str | None) -> float:
     if not header:
         return 0.0
     try:
-        return max(0.0, float(header))
+        seconds = float(header)
+        return max(0.0, seconds) if math.isfinite(seconds) else 0.0
     except ValueError:
         pass
     try:
         return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0.0
 
 
@@ -310,10 +336,18 @@ def _choices(answer: Mapping[str, Any], url: str) -> list[dict[str, Any]]:
 
 def _text(choice: Mapping[str, Any], url: str) -> str:
     message = choice.get("message")
-    text = message.get("content") if isinstance(message, dict) else choice.get("text", "")
-    if text is not None and not isinstance(text, str):
+    holder, name = (message, "content") if isinstance(message, dict) else (choice, "text")
+    text = holder.get(name)
+    if name not in holder or (text is not None and not isinstance(text, str)):
         raise StateError(f"{url}: expected a text in the answer, got {shorten(choice)}.")
     return text or ""  # a chat whose content is null said nothing
+
+
+def _used(answer: Mapping[str, Any], name: str) -> int:
+    """Tokens that the server says it read or wrote; 0 where it does not say."""
+    usage = answer.get("usage")
+    told = usage.get(name) if isinstance(usage, dict) else None
+    return told if isinstance(told, int) else 0
 
 
 def _before(text: str, stop: Sequence[str]) -> str:

@@ -25,8 +25,9 @@ AT_ONCE = 512  # requests per call: vLLM answers a call as a whole, and what is 
 class _Words(Engine):
     """Our engine's way with prompts and options, without a model."""
 
-    def __init__(self, tokenizer: Tokenizer, max_inputs: int, prompt_eos: bool) -> None:
-        self.tokenizer, self.max_inputs, self.prompt_eos = tokenizer, max_inputs, prompt_eos
+    def __init__(self, tokenizer: Tokenizer, max_inputs: int, prompt_eos: bool, prompt_bos: int | None) -> None:
+        self.tokenizer, self.max_inputs = tokenizer, max_inputs
+        self.prompt_eos, self.prompt_bos = prompt_eos, prompt_bos
         self.family, self.trained_inputs, self._told_of_length = "causal", None, False
 
 
@@ -45,19 +46,21 @@ class VLLM(Local):
         *,
         max_inputs: int,
         prompt_eos: bool,
+        prompt_bos: int | None = None,
         dtype: str = "auto",
         **options: Any,
     ) -> None:
         super().__init__(tokenizer, max_inputs, prompt_eos)
         vllm = _import_vllm()
         self._vllm = vllm
-        self._words = _Words(tokenizer, max_inputs, prompt_eos)
+        self._words = _Words(tokenizer, max_inputs, prompt_eos, prompt_bos)
         self._llm = vllm.LLM(model=model, tokenizer=model, dtype=dtype, enable_prefix_caching=True, **options)
         self.identity: Mapping[str, Any] = {
             "backend": "vllm",
             "model": fingerprint,
             "max_inputs": max_inputs,
             "prompt_eos": prompt_eos,
+            "prompt_bos": prompt_bos,
             "precision": dtype,
             "version": getattr(vllm, "__version__", "unknown"),
         }

@@ -114,6 +114,17 @@ def model_type(init: str) -> str:
     return str(_read_config(name, Path(name).expanduser().is_dir()).model_type)
 
 
+def context_length(init: str) -> int | None:
+    """Positions that a decoder's configuration states; None where it states none, or cannot be read: whoever opens the
+    model says why."""
+    name = located(init)
+    try:
+        stated = getattr(_read_config(name, Path(name).expanduser().is_dir()), "max_position_embeddings", None)
+    except ModelError:
+        return None
+    return int(stated) if isinstance(stated, int) and stated > 1 else None
+
+
 def check_vocabulary(model: PreTrainedModel, vocab_size: int, where: str = "model") -> None:
     embedding: Any = model.get_input_embeddings()
     rows = embedding.weight.shape[0]

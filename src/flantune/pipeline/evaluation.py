@@ -171,6 +171,8 @@ def open_backend(model: str, spec: EvalSpec, inputs_len: int, tokenizer: str | N
         prompt_eos=asking.prompt_eos,
         precision=choose_precision(spec.precision, best_device()),
         trained_inputs=asking.inputs_len,
+        # What was tuned here never saw one; any other decoder goes on with a text as its own tokenizer begins texts.
+        prompt_bos=None if asking.prompt_eos else words.leading_bos,
     )
     revision = getattr(loaded.config, "_commit_hash", None)
     return Ours(engine, model_fingerprint(where, words.fingerprint, revision))

@@ -53,12 +53,19 @@ class Tokenizer:
         """
         return self if self.sentencepiece is None else replace(self, sentencepiece=None)
 
+    @cached_property
+    def leading_bos(self) -> int | None:
+        """BOS, where the tokenizer as it is loaded puts it before every text."""
+        told = self.hf("a")["input_ids"]
+        bos = self.hf.bos_token_id
+        return int(bos) if bos is not None and len(told) > 1 and told[0] == bos else None
+
     @property
     def has_chat_template(self) -> bool:
         return bool(getattr(self.hf, "chat_template", None))
 
     def encode_batch(self, texts: Sequence[str], *, parse_special: bool = False) -> list[Tokens]:
-        """Ids of each text, int32, without BOS, EOS or padding.
+        """Ids of each text, int32, without BOS (`leading_bos`), EOS or padding.
 
         Data is data: "</s>" or "<extra_id_0>" inside a text is spelt out like any other word, so that no row of a
         collection can end a target or pose as padding. `parse_special` reads them as control tokens instead, for text
