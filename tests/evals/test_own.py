@@ -94,6 +94,7 @@ def test_it_is_named_in_a_spec_by_its_file_and_needs_no_data_folder(ponds: Path)
         (("options: [a, b, c]", "options: [a, b]"), DataError, None),
         (("{question}", "{questoin}"), DataError, "field 'questoin'.*Columns there are: kind, question"),
         (("ability: knowledge", "ability: magic"), RecipeError, "key 'ability'"),
+        (("name: ponds", "name: mmlu"), RecipeError, "'mmlu' is the name of one of flantune's own"),
         (("task: kind", "taks: kind"), RecipeError, "key 'taks'"),
         (("ponds.csv", "ponds.parquet"), RecipeError, r"ponds\.parquet: expected \.csv"),
         (("ponds.csv", "gone.csv"), RecipeError, "no such file"),

@@ -39,6 +39,14 @@ FORMS = (
     '"{}"',
     "*{}*",
     "\\({}\\)",
+    "The answer is [{}].",
+    "The answer is '{}'.",
+    "The answer is probably {}.",
+    "The answer is letter {}.",
+    "The answer is answer choice {}.",
+    "Final Answer\n({})",
+    "{} is correct.",
+    "I would choose ({}).",
 )
 
 
@@ -114,6 +122,8 @@ def test_what_is_no_answer_or_several_is_no_letter(output: str, rule: str | None
         ("The answer is 18 dollars for 9 eggs.", "18"),
         ("The answer is 18, since 9 * 2 = 18.", "18"),
         ("The answer is $18/day.", "18"),
+        ("So the answer is that Janet makes 9 * 2 = $18 each day.", "18"),
+        ("The answer is that Janet makes $18 from 9 eggs.", "18"),
     ],
 )
 def test_a_number_is_read_with_its_scale_and_out_of_its_equation(output: str, value: str):

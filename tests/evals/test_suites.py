@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -246,3 +247,13 @@ def test_what_cannot_be_compared_is_named(tmp_path: Path):
     write_items(tmp_path / "c.parquet", other)
     with pytest.raises(RecipeError, match=r"share no item of x.* t/0 .* test/0"):
         compare(tmp_path / "a.parquet", tmp_path / "c.parquet")
+
+
+def test_a_benchmark_of_a_suite_that_lacks_a_file_is_named_with_it_and_the_others_are_asked(
+    benchmarks: Path, tmp_path: Path
+):
+    shutil.copytree(benchmarks, tmp_path / "data")
+    (tmp_path / "data/mmlu/mmlu-cot.json").unlink()
+    settings, missing = suite_settings("flan", str(tmp_path / "data"), 0)
+    assert "mmlu" not in {s.benchmark.name for s in settings} and settings
+    assert any(m.startswith("mmlu (") and "mmlu-cot.json" in m for m in missing)

@@ -43,7 +43,10 @@ def parse_answer(output: str, *, brackets: bool = True) -> str:
 
 # "isn't" is none of them; "is not (B)" is found and then says nothing.
 _SAYS = r"(?:is|(?:must|should|would|will)\s+be)\b"
-PHRASE = rf"answer\s+{_SAYS}|answer\s*[:：]|(?:correct|right|best)\s+(?:choice|option)\s+is\b"
+PHRASE = (
+    rf"answer\s+{_SAYS}|answer\s*[:：]|(?:correct|right|best)\s+(?:choice|option)\s+is\b|final\s+answer\W{{0,4}}\n"
+    r"|\bI\s+(?:would\s+|will\s+)?(?:choose|pick|select|go\s+with)\b"
+)
 DENIED = re.compile(r"\s*(?:(?:certainly|clearly|definitely)\s+)?(?:not|never|nicht|не)\b", flags=re.IGNORECASE)
 
 
@@ -105,7 +108,8 @@ def without_emphasis(text: str) -> str:
 # A bare A or I may be an English word ("the answer is A dog"), so it must close its sentence, be given a reason, or
 # have its text set off. In Chinese there is no such word.
 _TOLD_LETTER = re.compile(
-    r"\$?(?:[Tt]he\s+)?(?P<named>[Oo]ption\s+|[Cc]hoice\s+|选项?)?"
+    r"\$?(?:(?:probably|likely|therefore|thus|definitely|clearly|simply)\s+)?(?:[Tt]he\s+)?(?:answer\s+)?"
+    r"(?P<named>[Oo]ption\s+|[Cc]hoice\s+|[Ll]etter\s+|选项?)?"
     r"(?:[(（]\s*(?P<bracketed>[A-Za-z])\s*[)）]"
     r"|(?P<word>[AI](?=\s*(?:[.,:;!)(（$/。，、．！\n]|[-–—]\s|$|because|since|as\b|[\u4e00-\u9fff])|(?(named)\b|(?!))))"
     r"|(?P<bare>[B-HJ-Z](?![\w'’])|[A-Z](?=[\u4e00-\u9fff]))"
@@ -116,8 +120,9 @@ _ANOTHER = re.compile(
 )
 # A letter that stands alone between marks is no word: it is taken for one in brackets.
 _MARKED_LETTER = re.compile(
-    r"(?:\*{1,2}|__?|`|\\\(|[\"“”「『《【])\s?\(?([A-Za-z])\)?[.:)]?\s?(?:\*{1,2}|__?|`|\\\)|[\"“”」』》】])(?![\w*])"
+    r"(?:\*{1,2}|__?|`|\\\(|[\"'“”‘「『《【<\[])\s?\(?([A-Za-z])\)?[.:)]?\s?(?:\*{1,2}|__?|`|\\\)|[\"'“”’」』》】>\]])(?![\w*])"
 )
+_SET_OFF = r"[.,):、．](?:\s|$|(?=[\u4e00-\u9fff]))|\s*\n|\s[-–—]\s|\s+is\s+(?:the\s+)?(?:correct|right|answer)"
 _WRONG = re.compile(r"[)）]?\s+(?:is|are|was)\s+(?:not\b|wrong|incorrect|false)", flags=re.IGNORECASE)
 
 
@@ -146,7 +151,7 @@ def letter(output: str, letters: Sequence[str], phrase: str = PHRASE, *, loose: 
     if whole and (answer := whole[1].upper()) in letters:
         return Extraction(answer, "whole output")
     # An answer first and talk after it, as in direct mode: "(B) because ...", "B. Paris".
-    first = re.match(r"\(([A-Z])\)|([A-Z])(?:[.,):、．](?:\s|$|(?=[\u4e00-\u9fff]))|\s*\n|\s[-–—]\s)", text)
+    first = re.match(rf"\(([A-Z])\)|([A-Z])(?:{_SET_OFF})", text)
     if first and told is None and (answer := first[1] or first[2]) in letters:
         if _WRONG.match(text, first.end()):
             return Extraction(None, UNREAD)

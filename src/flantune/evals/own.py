@@ -243,13 +243,13 @@ def load_benchmark(file: Path) -> tuple[Benchmark, Path]:
     """The benchmark a YAML or Python file describes, and where its files are: the file's own folder."""
     existing(file, "a benchmark of your own")
     if file.suffix == ".py":
-        return _from_python(file), file.parent
+        return _own_name(_from_python(file), file), file.parent
     spec = _read_spec(file)
     modes = tuple(mode for mode in ("direct", "cot") if mode in spec.prompt)
     most = len(list(read_rows(file.parent / spec.exemplars))) if spec.exemplars else 0
     split = next(iter(spec.items)) if isinstance(spec.items, dict) else "test"
     shown = most if spec.shots is None else spec.shots
-    return OwnBenchmark(
+    benchmark = OwnBenchmark(
         name=spec.name,
         modes=modes,
         default_split=split,
@@ -259,7 +259,17 @@ def load_benchmark(file: Path) -> tuple[Benchmark, Path]:
         datasets=(spec.name,),
         spec=spec,
         base=file.parent,
-    ), file.parent
+    )
+    return _own_name(benchmark, file), file.parent
+
+
+def _own_name(benchmark: Benchmark, file: Path) -> Benchmark:
+    """A name of one of ours would stand twice in a table."""
+    from flantune.evals.catalog import BENCHMARKS
+
+    if benchmark.name in BENCHMARKS:
+        raise RecipeError(f"{file}: '{benchmark.name}' is the name of one of flantune's own benchmarks; take another.")
+    return benchmark
 
 
 def _read_spec(file: Path) -> OwnSpec:

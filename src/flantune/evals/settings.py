@@ -11,6 +11,7 @@ from flantune.errors import RecipeError
 from flantune.evals.benchmark import Benchmark
 from flantune.evals.catalog import BENCHMARKS
 from flantune.evals.decoding import ONE_ANSWER, decoding_of
+from flantune.evals.files import FETCH
 from flantune.evals.results import Setting, settings_of
 from flantune.evals.suites import SUITES
 from flantune.recipe import BenchmarkSpec, Recipe
@@ -57,7 +58,7 @@ def file_settings(spec: BenchmarkSpec, data: str | None, seed: int, *, of_suite:
         raise RecipeError(f"benchmark {spec.name}: no files named. Give its 'path', or --data DIR.")
     path = Path(spec.path) if spec.path else own_folder or Path(str(data)) / benchmark.folder
     if not path.exists():
-        raise RecipeError(f"benchmark {spec.name}: {path}: no such file or folder.")
+        raise RecipeError(f"benchmark {spec.name}: {path}: no such file or folder. {FETCH}")
     settings = settings_of(spec, benchmark, path, seed)
     if not of_suite and decoding_of(spec, seed) != ONE_ANSWER and all(s.decoding == ONE_ANSWER for s in settings):
         raise RecipeError(
@@ -96,11 +97,28 @@ def _present(suite: str, data: str | None) -> tuple[list[BenchmarkSpec], list[st
         raise RecipeError(f"no suite '{suite}'; there are {', '.join(SUITES)}.")
     if data is None:
         raise RecipeError(f"suite {suite}: no files named. Give --data DIR.")
-    there = [(spec, (Path(data) / open_benchmark(spec.name)[0].folder).exists()) for spec in SUITES[suite]]
-    present, missing = [s for s, found in there if found], [s.name for s, found in there if not found]
+    present, missing = [], []
+    for spec in SUITES[suite]:
+        benchmark = open_benchmark(spec.name)[0]
+        path = Path(data) / benchmark.folder
+        lacking = _lacking(benchmark, path, spec) if path.exists() else ""
+        if path.exists() and not lacking:
+            present.append(spec)
+        else:
+            missing.append(spec.name + (f" ({lacking})" if lacking else ""))
     if not present:
         raise RecipeError(f"suite {suite}: none of {', '.join(missing)} is in {data}.")
     return present, missing
+
+
+def _lacking(benchmark: Benchmark, path: Path, spec: BenchmarkSpec) -> str:
+    """Why its questions cannot be posed where its folder is there; "" where they can."""
+    try:
+        for mode in spec.modes or benchmark.modes:
+            next(iter(benchmark.items(path, mode, limit=1)), None)
+    except RecipeError as e:
+        return str(e).removesuffix(f" {FETCH}")
+    return ""
 
 
 def as_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:

@@ -136,6 +136,8 @@ def told_number(told: str, decimal_mark: str = ".") -> Decimal | str | None:
         return SEVERAL
     if (sums := _EQUATION.match(line)) and numbers(line[sums.end() :], decimal_mark):
         line = line[sums.end() :]
+    elif re.match(r"\s*[^\W\d_]{2}", line) and (sides := re.split(r"(?<=\d)[^.=]{0,20}=", line))[1:]:
+        line = sides[-1] if numbers(sides[-1], decimal_mark) else line  # "she makes 9 * 2 = 18 dollars"
     if ratio := _RATIO.match(line.lstrip("($ ")):
         return _quotient(ratio)
     grouped = _BLANKS.sub(lambda m: m[0].replace(" ", ""), line)

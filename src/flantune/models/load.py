@@ -229,6 +229,8 @@ def how_to_ask(init: str, one_sided: bool) -> Asking:
         asking = Asking(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as e:
         raise ModelError(f"{path}: expected prompt_eos, inputs_len and attention, got: {e}") from e
+    if asking.inputs_len is not None and not isinstance(asking.inputs_len, int):
+        raise ModelError(f"{path}: inputs_len: expected a number of tokens or null, got {asking.inputs_len!r}")
     if asking.attention not in get_args(LookAhead):
         raise ModelError(f"{path}: attention: expected one of {get_args(LookAhead)}, got {asking.attention!r}")
     return asking

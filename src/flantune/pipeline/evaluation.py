@@ -30,7 +30,7 @@ from flantune.inference import Engine
 from flantune.inference.answers import opened
 from flantune.inference.backends import Backend, Ours
 from flantune.models.family import family_of
-from flantune.models.load import how_to_ask, load_model, located
+from flantune.models.load import how_to_ask, load_model, located, model_type
 from flantune.pipeline.data import Data, Progress, quiet
 from flantune.pipeline.folder import RunFolder
 from flantune.recipe import BenchmarkSpec, EvalSpec, Recipe
@@ -159,6 +159,8 @@ def task_settings(spec: BenchmarkSpec, store: ExampleStore, tasks: tuple[str, ..
 def open_backend(model: str, spec: EvalSpec, inputs_len: int, tokenizer: str | None = None) -> Ours:
     """The model ready to be asked. Prompts are cut at `spec.max_inputs` tokens, else at `inputs_len`."""
     where = located(model)
+    if Path(where).is_dir():
+        model_type(where)  # where it is no model at all, that is said, and not that it has no tokenizer
     words = load_tokenizer(tokenizer or where)
     loaded = on_best_device(load_model(where, dropout=0.0, vocab_size=words.vocab_size))
     asking = how_to_ask(where, family_of(loaded).one_sided)
