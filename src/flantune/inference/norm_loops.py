@@ -10,16 +10,15 @@ import numpy as np
 from torch import Tensor
 
 from flantune.compiled import compiled, shared_threads
-from flantune.inference.plain_modules import normed
+from flantune.inference import plain_modules
 
 prange = range
 
 
 def add_normed(norm: Any, x: Tensor, more: Tensor) -> Tensor:
-    """x (rows, width), on a CPU in single precision, becomes x + more; returned is that, by an RMS norm of
-    transformers' (Zhang and Sennrich 2019)."""
+    """As `plain_modules.add_normed`, of x (rows, width) on a CPU in single precision: for a few rows, many times."""
     if not shared_threads():
-        return normed(norm, x.add_(more))
+        return plain_modules.add_normed(norm, x, more)
     out = x.new_empty(x.shape)
     arrays = [t.numpy() for t in (x, more, norm.weight.detach(), out)]
     compiled(_add_normed, quick=True, parallel=True)(*arrays, norm.variance_epsilon)

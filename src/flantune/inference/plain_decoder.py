@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from flantune.inference.norm_loops import add_normed
-from flantune.inference.plain_modules import all_plain, normed
+from flantune.inference import norm_loops
+from flantune.inference.plain_modules import AddNormed, add_normed, all_plain, normed
 from flantune.inference.products import Products, ReadsMany
 from flantune.inference.waves import Attends, Scoring, asking
 from flantune.models.attention import READY
@@ -56,9 +56,10 @@ class Reader:
 
     def step(self, ids: Tensor, positions: Tensor, layout: AttendsTokens) -> Tensor:
         """`states` of a few tokens, one call of many."""
-        if self._plain is not None:
-            self._plain.products.count_step()
-        return self.states(ids, positions, layout)
+        if self._plain is None or torch.is_autocast_enabled("cpu"):
+            return self.states(ids, positions, layout)
+        self._plain.products.count_step()
+        return self._plain.states(ids, positions, layout, None, add_normed=norm_loops.add_normed)
 
 
 class PlainDecoder:
@@ -68,13 +69,20 @@ class PlainDecoder:
         layers = self._base.layers[: self._base.config.num_hidden_layers]
         self._layers = [_Layer(layer, self.products) for layer in layers]
 
-    def states(self, ids: Tensor, positions: Tensor, layout: AttendsTokens, wanted: Ints | None) -> Tensor:
+    def states(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        layout: AttendsTokens,
+        wanted: Ints | None,
+        add_normed: AddNormed = add_normed,
+    ) -> Tensor:
         """As `Reader.states`."""
         x: Tensor = self._base.embed_tokens(ids)
         turned = [t[0][:, None] for t in self._base.rotary_emb(x[None], positions[None])]
         for layer in self._layers[:-1]:
-            x = layer.read(x, turned, layout)
-        return normed(self._base.norm, self._layers[-1].read(x, turned, layout, wanted))
+            x = layer.read(x, turned, layout, None, add_normed)
+        return normed(self._base.norm, self._layers[-1].read(x, turned, layout, wanted, add_normed))
 
 
 class _Layer:
@@ -84,7 +92,9 @@ class _Layer:
         activations = {id(forward.gate_proj): forward.act_fn}
         self._product = {id(m): products.of(m.weight, activations.get(id(m))) for m in linears}
 
-    def read(self, x: Tensor, turned: Sequence[Tensor], layout: AttendsTokens, wanted: Ints | None = None) -> Tensor:
+    def read(
+        self, x: Tensor, turned: Sequence[Tensor], layout: AttendsTokens, wanted: Ints | None, add_normed: AddNormed
+    ) -> Tensor:
         """x (T, hidden), which is written over, -> (T or wanted, hidden). `turned`: cosines and sines (T, 1, d)."""
         attention, forward = self._layer.self_attn, self._layer.mlp
         told = normed(self._layer.input_layernorm, x)

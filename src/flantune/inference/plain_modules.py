@@ -6,7 +6,7 @@ no large part of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -34,6 +34,14 @@ def _is_plain(module: Any, stock: tuple[str, ...]) -> bool:
     own = bool(getattr(module, "_told_of_offsets", False))  # a hook of ours, for the modules' own way
     heard = len(module._forward_hooks) + len(module._forward_pre_hooks) - own
     return known and single and not heard and "forward" not in vars(module)
+
+
+AddNormed = Callable[[Any, Tensor, Tensor], Tensor]
+
+
+def add_normed(norm: Any, x: Tensor, more: Tensor) -> Tensor:
+    """x becomes x + more; returned is that, `normed`."""
+    return normed(norm, x.add_(more))
 
 
 def normed(norm: Any, x: Tensor) -> Tensor:
