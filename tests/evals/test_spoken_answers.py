@@ -117,6 +117,7 @@ def test_what_is_no_answer_or_several_is_no_letter(output: str, rule: str | None
         ("The answer is \\frac{10}{4}.", "2.5"),
         ("The answer is 5 1/2.", "5.5"),
         ("The answer is 5½.", "5.5"),
+        ("The answer is -5/2.", "-2.5"),
         ("答案是2万", "20000"),
         ("The answer is 18 million", "18000000"),
         ("The answer is 18 dollars for 9 eggs.", "18"),
@@ -218,3 +219,30 @@ def test_what_a_model_thought_is_not_what_it_said():
     for said in ("(B)", "**B**", "The answer is (B)."):
         assert read(BENCHMARKS["mmlu"], item, thought + said).answer == "B"
     assert read(BENCHMARKS["mmlu"], item, "<think>The answer is (C)").answer == "C"  # it never came to an end
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "1 + ",
+        "1 apples + ",
+        "(1 ",
+        "[1] * ",
+        "1 abcdefghij - ",
+        "x = ",
+        "$1, ",
+        "{",
+        "\\text{",
+        "\\boxed{",
+        "**",
+        "1/",
+        "A, ",
+        "- ",
+    ],
+)
+def test_long_nonsense_is_read_in_no_time(piece: str):
+    """Every reader, on a thousand repetitions: a pattern that tries all ways to part them would not come back."""
+    for output in (piece * 1_000, f"The answer is {piece * 1_000}", f"\\boxed{{{piece * 300}}}", f"#### {piece * 300}"):
+        number(output)
+        letter(output, LETTERS)
+        read_final(output)

@@ -104,9 +104,11 @@ def _marked(text: str, output: str, phrases: str) -> Iterator[tuple[str, str | N
     yield "after A:", text[found[-1].end() :] if found else None
 
 
+# Atomic, so that a long sum which comes to nothing is not tried in all ways there are to part it.
+_UNIT = r"(?:\s?/?(?!(?:of|or|and|is|equals|which|that)\b)[A-Za-z]{2,})"
 _OPERAND = (
-    rf"[(\[\s]*(?:[-−]\s?)?(?:(?:{_CURRENCY})\s?)?"
-    r"(?:\d[\d,.]*(?<![,.])\s?%?(?:\s?/?[A-Za-z]{2,}){0,2}|[A-Za-z](?:\([A-Za-z0-9]\)|_?\d)?)[)\]\s]*"
+    rf"(?>[(\[\s]*(?:[-−]\s?)?(?:(?:{_CURRENCY})\s?)?"
+    rf"(?:\d[\d,.]*(?<![,.])\s?%?{_UNIT}{{0,2}}|[A-Za-z](?:\([A-Za-z0-9]\)|_?\d)?)[)\]\s]*)"
 )
 _OPERATOR = r"(?:[-+*/^−]|x(?=[\s\d])|of\b)"
 _COMES_TO = r"(?:=|≈|,?\s*(?:which|that)\s+(?:is|equals)|equals|,\s+or\b)"
@@ -116,7 +118,7 @@ _EQUATION = re.compile(
     rf"(?:{_SUM}|\s*(?:[a-z]|[A-Za-z_]\w*\s*(?=\s=))\s*){_COMES_TO}(?:{_OPERAND}(?:{_OPERATOR}{_OPERAND})*=)*"
 )
 _UNFINISHED = re.compile(_SUM)
-_RATIO = re.compile(r"(?:(?P<whole>\d+)\s+)?(?P<over>\d+)\s?/\s?(?P<under>\d+)(?![\d/])")
+_RATIO = re.compile(r"(?P<sign>[-−]\s?)?(?:(?P<whole>\d+)\s+)?(?P<over>\d+)\s?/\s?(?P<under>\d+)(?![\d/])")
 _FRACTION = re.compile(r"\\[dt]?frac\s?\{\s?(-?\d+)\s?\}\s?\{\s?(\d+)\s?\}")
 _HALVES = {"½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
 _SIGN_WORD = re.compile(r"\s*(?:minus|negative)\s+(?=[\d$])", flags=re.IGNORECASE)
@@ -167,7 +169,8 @@ def _plainly(line: str) -> str:
 def _quotient(ratio: re.Match[str]) -> Decimal | None:
     if int(ratio["under"]) == 0:
         return None
-    return Decimal(ratio["whole"] or 0) + Decimal(ratio["over"]) / Decimal(ratio["under"])
+    value = Decimal(ratio["whole"] or 0) + Decimal(ratio["over"]) / Decimal(ratio["under"])
+    return -value if ratio["sign"] else value
 
 
 def _is_undone(line: str) -> bool:
