@@ -43,10 +43,8 @@ def parse_answer(output: str, *, brackets: bool = True) -> str:
 
 # "isn't" is none of them; "is not (B)" is found and then says nothing.
 _SAYS = r"(?:is|(?:must|should|would|will)\s+be)\b"
-PHRASE = (
-    rf"answer\s+{_SAYS}|answer\s*[:：]|(?:correct|right|best)\s+(?:choice|option)\s+is\b|final\s+answer\W{{0,4}}\n"
-    r"|\bI\s+(?:would\s+|will\s+)?(?:choose|pick|select|go\s+with)\b"
-)
+PHRASE = rf"answer\s+{_SAYS}|answer\s*[:：]|(?:correct|right|best)\s+(?:choice|option)\s+is\b|final\s+answer\W{{0,4}}\n"
+CHOICE = rf"{PHRASE}|\bI\s+(?:would\s+|will\s+)?(?:choose|pick|select|go\s+with)\b"
 DENIED = re.compile(r"\s*(?:(?:certainly|clearly|definitely)\s+)?(?:not|never|nicht|не)\b", flags=re.IGNORECASE)
 
 
@@ -126,7 +124,7 @@ _SET_OFF = r"[.,):、．](?:\s|$|(?=[\u4e00-\u9fff]))|\s*\n|\s[-–—]\s|\s+is\
 _WRONG = re.compile(r"[)）]?\s+(?:is|are|was)\s+(?:not\b|wrong|incorrect|false)", flags=re.IGNORECASE)
 
 
-def letter(output: str, letters: Sequence[str], phrase: str = PHRASE, *, loose: bool = False) -> Extraction:
+def letter(output: str, letters: Sequence[str], phrase: str = CHOICE, *, loose: bool = False) -> Extraction:
     """A choice such as (B), as its bare letter.
 
     After the answer phrase: the letter there, with or without brackets; two of them ("(A) or (B)") are no answer.
