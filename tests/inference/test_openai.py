@@ -6,8 +6,9 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -49,29 +50,16 @@ class Fake:
                         fake._at_once -= 1
 
             def _answer(self, told: Reply) -> None:
-                if told == "torn":  # promises more than it sends
+                if told in ("torn", "drips"):  # promises more than it sends
                     self.send_response(200)
                     self.send_header("content-length", "1000")
                     self.end_headers()
-                    self.wfile.write(b'{"choices": [')
+                    send_a_part(self.wfile, slowly=told == "drips")
                     self.close_connection = True
                     return
                 if told == "hang up":
                     self.close_connection = True
                     self.connection.close()
-                    return
-                if told == "drips":
-                    self.send_response(200)
-                    self.send_header("content-length", "1000")
-                    self.end_headers()
-                    for _ in range(40):
-                        try:
-                            self.wfile.write(b" ")
-                            self.wfile.flush()
-                        except OSError:
-                            break
-                        time.sleep(0.1)
-                    self.close_connection = True
                     return
                 status, content, *more = told  # type: ignore[misc]
                 data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
@@ -92,6 +80,15 @@ class Fake:
 
     def backend(self, **how: Any) -> OpenAIServer:
         return OpenAIServer(Server(base_url=self.url, model="m", **{"first_wait": 0.01, "timeout": 5.0} | how))
+
+
+def send_a_part(to: BinaryIO, *, slowly: bool) -> None:
+    to.write(b'{"choices": [')
+    with suppress(OSError):  # whoever asked has gone
+        for _ in range(40 if slowly else 0):
+            to.write(b" ")
+            to.flush()
+            time.sleep(0.1)
 
 
 @pytest.fixture

@@ -32,17 +32,17 @@ def existing_either(*paths: Path, what: str) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file, plain or .gz, its line ends untouched."""
+    """A UTF-8 file, plain or .gz, without a byte order mark, its line ends untouched."""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError) as e:
         raise DataError(str(path), field="(file)", expected="UTF-8 text", got=str(e)) from None
 
 
 def read_json(path: Path) -> Any:
     """NaN and Infinity, which Python's own writer puts out, are read too."""
-    text = read_text(path).removeprefix("\ufeff")
+    text = read_text(path)
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as e:
@@ -55,7 +55,7 @@ def read_json(path: Path) -> Any:
 def read_json_lines(path: Path, fields: Iterable[str] = ()) -> list[dict[str, Any]]:
     """Every line an object that has `fields`, text all of them."""
     rows = []
-    for number, line in enumerate(read_text(path).removeprefix("\ufeff").split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -75,7 +75,7 @@ def read_json_lines(path: Path, fields: Iterable[str] = ()) -> list[dict[str, An
 
 def read_csv(path: Path, columns: int) -> list[list[str]]:
     """Rows of text; quoted cells may hold line breaks, and no word is taken for a missing value."""
-    rows = list(csv.reader(io.StringIO(read_text(path).removeprefix("\ufeff"), newline="")))
+    rows = list(csv.reader(io.StringIO(read_text(path), newline="")))
     for number, row in enumerate(rows, start=1):
         if len(row) != columns:
             raise DataError(f"{path}:row {number}", field="(row)", expected=f"{columns} columns", got=row)
@@ -86,7 +86,7 @@ def read_csv(path: Path, columns: int) -> list[list[str]]:
 
 def read_table(path: Path, columns: Iterable[str], delimiter: str = ",") -> list[dict[str, str]]:
     """Rows of a CSV file with a header, every cell text; a column that is not there is an error."""
-    text = read_text(path).removeprefix("\ufeff")
+    text = read_text(path)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     there = list(reader.fieldnames or [])
     for column in columns:

@@ -144,7 +144,7 @@ def _cut(question: str, told: str, prefix: str) -> Shot:
 def read_problems(path: Path) -> list[tuple[str, str]]:
     """Rows of a file split at its one tab; quotes are text."""
     rows = []
-    for number_, line in enumerate(read_text(path).removeprefix("\ufeff").split("\n"), start=1):
+    for number_, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         cells = line.rstrip("\r").split("\t")

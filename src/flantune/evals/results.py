@@ -152,8 +152,7 @@ def _normalise(spec: BenchmarkSpec, benchmark: Benchmark, path: Path, mode: str)
     """As asked where options are scored; elsewhere there is nothing to normalise."""
     if spec.normalise == "none" or mode != "direct" or spec.generate:
         return "none"
-    first = next(iter(benchmark.items(path, mode, shots=0, split=spec.split, limit=1)), None)
-    return spec.normalise if first is not None and first.item.options is not None else "none"
+    return spec.normalise if _are_scored(spec, benchmark, path, mode) else "none"
 
 
 def _decoding(spec: BenchmarkSpec, benchmark: Benchmark, path: Path, mode: str, seed: int) -> Decoding:
@@ -161,8 +160,13 @@ def _decoding(spec: BenchmarkSpec, benchmark: Benchmark, path: Path, mode: str, 
     asked = decoding_of(spec, seed)
     if asked == ONE_ANSWER or spec.generate:
         return asked
+    return ONE_ANSWER if _are_scored(spec, benchmark, path, mode) else asked
+
+
+def _are_scored(spec: BenchmarkSpec, benchmark: Benchmark, path: Path, mode: str) -> bool:
+    """The mode's items have options."""
     first = next(iter(benchmark.items(path, mode, shots=0, split=spec.split, limit=1)), None)
-    return ONE_ANSWER if first is not None and first.item.options is not None else asked
+    return first is not None and first.item.options is not None
 
 
 @dataclass(frozen=True, slots=True)
