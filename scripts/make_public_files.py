@@ -43,12 +43,13 @@ FRONTS: Mapping[str, tuple[str, ...]] = {  # source -> how its files' paths begi
     "bbh": ("bbh/", "cot-prompts/"),
     "mgsm": ("mgsm/",),
     "tydiqa": ("",),
-    "math": ("src/data/",),
+    "gsm8k-prompts": ("gsm8k/lib_prompt/",),
+    "math": ("src/data/", "src/data/math/"),
     "multiarith": ("research/complexity_based_prompting/MultiArith/data/",),
     "humaneval": ("data/",),
     "mbpp": ("Evaluation/MBPP/data/",),
 }
-KEPT_FRONTS = ("cot-prompts/",)  # not cut off
+PLACED = {"cot-prompts/": "cot-prompts/", "src/data/math/": "MATH/"}  # what stands for a front; else nothing
 MORE: Mapping[str, tuple[str, ...]] = {
     "flan-cot": ("flan/v2/cot_data/esnli_train.tsv", "flan/v2/cot_data/qed_train.tsv"),
     "nq-open": ("nq_open/NQ-open.train.jsonl",),
@@ -80,7 +81,7 @@ def table(manifest: Mapping[str, Any]) -> str:
         rows |= dict(known(manifest, repository(name), fronts))
         for path in sorted(rows):
             front = max((f for f in fronts if path.startswith(f)), key=len)
-            to = path if front in KEPT_FRONTS else path.removeprefix(front) or Path(path).name
+            to = PLACED.get(front, "") + path.removeprefix(front) or Path(path).name
             writer.writerow((name, path, "" if to == path else to, *rows[path]))
     return text.getvalue()
 

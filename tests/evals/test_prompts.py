@@ -93,7 +93,8 @@ def test_gsm8k_takes_the_users_exemplar_file(ask: Ask):
 
 def test_gsm8k_without_that_file_words_its_first_eight_training_rows_alike(benchmarks: Path, tmp_path: Path):
     shutil.copytree(benchmarks / "gsm8k", tmp_path / "gsm8k")
-    items = [p.item for p in GSM8K.items(tmp_path / "gsm8k", "cot")]
+    with pytest.warns(UserWarning, match="first rows of its training split.*fetch gsm8k-prompts"):
+        items = [p.item for p in GSM8K.items(tmp_path / "gsm8k", "cot")]
     assert items[0].shots == 8
     assert items[0].prompt.startswith(
         "Question: Ana has 1 jars and buys 2. How many has she?\nLet's think step by step\n"

@@ -19,6 +19,10 @@ from flantune.types import Item
 
 THINK = "Let's think step by step"
 CLOSING = "The answer is"
+NO_EXEMPLARS = (
+    "Wei et al.'s prompts/gsm8k/prompt_original.txt lies in no folder above. Fetch it (`flantune tasks fetch "
+    "gsm8k-prompts --to DIR`)"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ not a held-out one. Strict reading: a number after `####`, "A:" or the answer ph
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from flantune.errors import DataError
 from flantune.evals.benchmark import Part
 from flantune.evals.files import existing_either, hub_files, read_json_lines, read_parquet
-from flantune.evals.grade_school import GradeSchool, Solved, shared_exemplars
+from flantune.evals.grade_school import NO_EXEMPLARS, GradeSchool, Solved, shared_exemplars
 from flantune.evals.told_numbers import is_number
 
 
@@ -26,9 +27,15 @@ class Gsm8k(GradeSchool):
     datasets: tuple[str, ...] = ("gsm8k",)
 
     def parts(self, path: Path, mode: str, split: str, *, exemplars: bool = True) -> Iterator[Part]:
-        shown = (shared_exemplars(path) or read_problems(path, "train")[:8]) if exemplars else []
+        shown = (shared_exemplars(path) or _own_exemplars(path)) if exemplars else []
         problems = [(p.question, p.answer) for p in read_problems(path, split)]
         yield self.part("gsm8k", split, shown, problems, mode)
+
+
+def _own_exemplars(path: Path) -> list[Solved]:
+    found = read_problems(path, "train")[:8]
+    warnings.warn(f"gsm8k's exemplars are the first rows of its training split: {NO_EXEMPLARS}.", stacklevel=2)
+    return found
 
 
 def read_problems(path: Path, split: str) -> list[Solved]:

@@ -1,4 +1,4 @@
-"""MGSM (spec 6.5): mgsm_LANG.tsv (question, number) and exemplars.json.
+"""MGSM (spec 6.5): mgsm_LANG.tsv (question, number) and exemplars.json, or the publisher's exemplars.py.
 
 `mgsm`: everything in the prompt is native. `mgsm_en_cot`: native questions under English prefixes, the English
 exemplars' rationales under native exemplar questions. Strict reading: the language's own closing words only.
@@ -6,6 +6,7 @@ exemplars' rationales under native exemplar questions. Strict reading: the langu
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from flantune.errors import DataError, RecipeError
 from flantune.evals.benchmark import Ability, Extraction, FileBenchmark, Part, Question, Reading, Shot
 from flantune.evals.benchmark import only_split as check_split
-from flantune.evals.files import existing, read_json, read_text
+from flantune.evals.files import existing, existing_either, read_json, read_text
 from flantune.evals.grade_school import score_number
 from flantune.evals.told_numbers import is_number, number
 from flantune.types import Item
@@ -91,7 +92,9 @@ class Mgsm(FileBenchmark):
         if not files:
             raise RecipeError(f"{path}: no mgsm_LANG.tsv in it.")
         exemplars_file = path / "exemplars.json"
-        shown = read_exemplars(existing(exemplars_file, "MGSM's exemplars")) if exemplars else {}
+        if exemplars:
+            exemplars_file = existing_either(exemplars_file, path / "exemplars.py", what="MGSM's exemplars")
+        shown = read_exemplars(exemplars_file) if exemplars else {}
         for file in files:
             code = file.stem.removeprefix("mgsm_")
             if code not in LANGUAGES:
@@ -158,7 +161,7 @@ def read_problems(path: Path) -> list[tuple[str, str]]:
 
 def read_exemplars(path: Path) -> dict[str, list[tuple[str, str]]]:
     """By language, question and answer in order."""
-    content = read_json(path)
+    content = read_literals(path) if path.suffix == ".py" else read_json(path)
     languages = content.get("MGSM_EXEMPLARS") if isinstance(content, dict) else None
     if not isinstance(languages, dict):
         raise DataError(str(path), field="MGSM_EXEMPLARS", expected="exemplars by language", got=languages)
@@ -170,3 +173,13 @@ def read_exemplars(path: Path) -> dict[str, list[tuple[str, str]]]:
             expected = "{'1': {'q': ..., 'a': ...}, ...}"
             raise DataError(str(path), field=code, expected=expected, got=numbered) from None
     return found
+
+
+def read_literals(path: Path) -> dict[str, object]:
+    """What a Python file gives names to, `NAME = literal`. Nothing in it is run."""
+    try:
+        body = ast.parse(read_text(path)).body
+        named = [(a.targets[0], a.value) for a in body if isinstance(a, ast.Assign)]
+        return {target.id: ast.literal_eval(value) for target, value in named if isinstance(target, ast.Name)}
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
+        raise DataError(str(path), field="(file)", expected="Python literals", got=str(e)) from None

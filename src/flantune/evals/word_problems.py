@@ -18,7 +18,7 @@ from flantune.errors import DataError, RecipeError
 from flantune.evals.benchmark import Part
 from flantune.evals.benchmark import only_split as check_split
 from flantune.evals.files import existing, existing_either, read_json, read_json_lines, read_text
-from flantune.evals.grade_school import GradeSchool, shared_exemplars
+from flantune.evals.grade_school import NO_EXEMPLARS, GradeSchool, shared_exemplars
 from flantune.evals.told_numbers import numbers
 
 Problems = dict[str, list[tuple[str, str]]]  # by sub-task: question and number
@@ -34,10 +34,7 @@ class WordProblems(GradeSchool, ABC):
         check_split(self, split)
         shown = shared_exemplars(path) if exemplars else []
         if shown is None:
-            raise RecipeError(
-                f"{self.name}: no exemplars: {path.parent}/prompts/gsm8k/prompt_original.txt is not there. "
-                "Put Wei et al.'s eight there, or ask with 0 shots."
-            )
+            raise RecipeError(f"{self.name}: no exemplars: {NO_EXEMPLARS}, or ask with 0 shots.")
         for task, problems in self.problems(existing(path, self.name)).items():
             yield self.part(task, task, shown, problems, mode)
 
@@ -81,7 +78,8 @@ class AsDiv(WordProblems):
     datasets: tuple[str, ...] = ("asdiv",)
 
     def problems(self, path: Path) -> Problems:
-        file = existing_either(path / "ASDiv.xml", path / "test.jsonl", path / "test.jsonl.gz", what="ASDiv")
+        plain, clone = path / "ASDiv.xml", path / "dataset/ASDiv.xml"
+        file = existing_either(plain, clone, path / "test.jsonl", path / "test.jsonl.gz", what="ASDiv")
         rows = _xml_rows(file) if file.suffix == ".xml" else read_json_lines(file, ("body", "question"))
         found: list[tuple[str, str]] = []
         for n, row in _rows(rows):
