@@ -136,3 +136,17 @@ def test_compare_fails_on_a_sure_drop_alone_when_asked(tmp_path: Path):
     result = last_object(run("compare", good, bad, "--json"))
     assert result["dropped"] == ["gsm8k/cot/8-shot"]
     assert result["abilities"][0]["ability"] == "reasoning" and result["abilities"][0]["difference"] == -0.5
+
+
+def test_a_benchmark_of_ones_own_stands_under_the_ability_it_states(tmp_path: Path):
+    (tmp_path / "ponds.yaml").write_text(
+        "name: ponds\nitems: {test: ponds.jsonl}\nanswer: a\nprompt: {direct: '{q}'}\nability: code\n"
+    )
+    (tmp_path / "ponds.jsonl").write_text('{"q": "1", "a": "one"}\n{"q": "2", "a": "two"}\n')
+    for name, said in (("a", ("one", "x")), ("b", ("one", "two"))):
+        lines = [json.dumps({"id": f"test/ponds/{n}", "output": text}) for n, text in enumerate(said)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+        scored = (tmp_path / f"{name}.jsonl", "--mode", "direct", "-o", tmp_path / name)
+        run("score", tmp_path / "ponds.yaml", *scored)
+    told = last_object(run("compare", tmp_path / "a", tmp_path / "b", "--json"))
+    assert [(r["ability"], r["difference"]) for r in told["abilities"]] == [("code", 0.5)]

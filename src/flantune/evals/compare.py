@@ -70,7 +70,6 @@ class AbilityRow:
 Pair = tuple[Answered, Answered]
 Paired = dict[str, dict[str, list[Pair]]]  # by setting and task
 ALPHA = 0.05
-UNKNOWN_ABILITY = {"held_out": "in-context learning"}
 
 
 def compare(items_a: Path, items_b: Path) -> list[PairedRow]:
@@ -106,7 +105,7 @@ def compare_abilities(items_a: Path, items_b: Path) -> list[AbilityRow]:
     paired = _pair(_index(read_items(items_a)), _index(read_items(items_b)), f"{items_a} and {items_b}")
     by_ability: dict[str, list[str]] = defaultdict(list)
     for setting, by_task in paired.items():
-        by_ability[_ability_of(next(iter(by_task.values()))[0][0].result.item.benchmark)].append(setting)
+        by_ability[_ability_of(next(iter(by_task.values()))[0])].append(setting)
     return [_ability_row(ability, {s: paired[s] for s in own}) for ability, own in sorted(by_ability.items())]
 
 
@@ -192,10 +191,10 @@ def _ability_row(ability: str, settings: Paired) -> AbilityRow:
     )
 
 
-def _ability_of(benchmark: str) -> str:
-    return (
-        BENCHMARKS[benchmark].ability if benchmark in BENCHMARKS else UNKNOWN_ABILITY.get(benchmark, "own benchmarks")
-    )
+def _ability_of(pair: Pair) -> str:
+    benchmark = pair[0].result.item.benchmark
+    kept = pair[1].ability or pair[0].ability
+    return kept or (BENCHMARKS[benchmark].ability if benchmark in BENCHMARKS else "not told")
 
 
 def _groups_of(benchmark: str) -> Mapping[str, tuple[str, ...]]:

@@ -179,6 +179,7 @@ class Answered:
     sampled_tasks: bool
     result: Result
     samples: Samples | None = None  # where several were drawn
+    ability: str | None = None  # what the benchmark tells of; None in files that did not keep it
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +256,9 @@ def unanswered(setting: Setting, posed: Posed) -> Answered:
 
 
 def answered(setting: Setting, posed: Posed, result: Result) -> Answered:
-    return Answered(setting.key, setting.asked_shots, posed.shots_dropped, setting.benchmark.sampled_tasks, result)
+    benchmark = setting.benchmark
+    asked = (setting.key, setting.asked_shots, posed.shots_dropped, benchmark.sampled_tasks)
+    return Answered(*asked, result, ability=benchmark.ability)
 
 
 _SCHEMA = pa.schema(
@@ -290,9 +293,11 @@ _SCHEMA = pa.schema(
         ("voters", pa.int32()),
         ("agreement", pa.float64()),
         ("chosen", pa.int32()),
+        ("ability", pa.string()),
     ]
 )
-_LATER = ("samples", "sample_answers", "sample_values", "votes", "voters", "agreement", "chosen")  # than the others
+_OF_SAMPLES = ("samples", "sample_answers", "sample_values", "votes", "voters", "agreement", "chosen")
+_LATER = (*_OF_SAMPLES, "ability")  # than the others
 
 
 def write_items(path: Path, rows: Iterable[Answered]) -> None:
@@ -352,12 +357,13 @@ def _record(row: Answered) -> dict[str, Any]:
         "score": result.score,
         "reason": result.reason,
         **_sample_columns(row.samples),
+        "ability": row.ability,
     }
 
 
 def _sample_columns(samples: Samples | None) -> dict[str, Any]:
     if samples is None:
-        return dict.fromkeys(_LATER)
+        return dict.fromkeys(_OF_SAMPLES)
     return {
         "samples": list(samples.texts),
         "sample_answers": list(samples.answers),
@@ -407,4 +413,4 @@ def _answered(record: dict[str, Any]) -> Answered:
         truncated=record["truncated"],
     )
     asked = (record["setting"], record["asked_shots"], record["shots_dropped"], record["sampled_tasks"])
-    return Answered(*asked, result, _samples(record))
+    return Answered(*asked, result, _samples(record), record.get("ability"))
