@@ -150,3 +150,15 @@ def test_a_benchmark_of_ones_own_stands_under_the_ability_it_states(tmp_path: Pa
         run("score", tmp_path / "ponds.yaml", *scored)
     told = last_object(run("compare", tmp_path / "a", tmp_path / "b", "--json"))
     assert [(r["ability"], r["difference"]) for r in told["abilities"]] == [("code", 0.5)]
+
+
+def test_names_that_are_none_and_a_file_in_the_way(tmp_path: Path):
+    ask = ("eval", "demo", "--mode", "direct", "--data", FILES, "--limit", "1")
+    for names in ("", "mmlu,", " "):
+        assert "no benchmark ''" in run(*ask, "-b", names, code=2)
+    (tmp_path / "taken").write_text("")
+    for output in (tmp_path / "taken", tmp_path / "taken" / "below"):
+        told = run(*ask, "-b", "mmlu", "-o", output, code=1)
+        assert f"{output}: a file stands where a folder is wanted" in told.replace("\n", "")
+    twice = run(*ask, "-b", "mmlu, mmlu,bbh", "-o", tmp_path / "o", code=2)
+    assert "asked twice in one way: mmlu/direct/5-shot." in twice

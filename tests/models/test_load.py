@@ -163,7 +163,20 @@ class TestFoldersThatCannotServe:
         weights = load_file(path)
         del weights["decoder.block.1.layer.2.DenseReluDense.wo.weight"]
         save_file(weights, path, metadata={"format": "pt"})
-        with pytest.raises(ModelError, match=r"1 missing keys, the first decoder\.block\.1\.layer\.2"):
+        with pytest.raises(
+            ModelError,
+            match=r"expected a weight for every parameter, got 1 missing, the first decoder\.block\.1\.layer\.2",
+        ):
+            load_model(str(tmp_path / "m"))
+
+    def test_weights_of_another_shape_than_the_configuration(self, tmp_path: Path):
+        save_model(tiny_model("llama"), None, tmp_path / "m")
+        path = tmp_path / "m" / "config.json"
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps(config | {"vocab_size": config["vocab_size"] + 1}))
+        with pytest.raises(
+            ModelError, match=r"another shape .*1 .*embed_tokens.weight: expected \(97, 32\), got \(96, 32\)"
+        ):
             load_model(str(tmp_path / "m"))
 
     def test_an_architecture_without_a_family(self, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import time
@@ -17,6 +18,14 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+_FILE_IN_THE_WAY = "a file stands where a folder is wanted; name another place"
+_REFUSALS = {
+    errno.EEXIST: _FILE_IN_THE_WAY,
+    errno.ENOTDIR: _FILE_IN_THE_WAY,
+    errno.EISDIR: "a folder stands where a file is wanted",
+    errno.EACCES: "no permission to read or write there",
+    errno.EROFS: "nothing can be written there: the file system is read-only",
+}
 
 
 def emit(as_json: bool, result: dict[str, Any], *, text: str | None = None) -> None:
@@ -40,16 +49,17 @@ def guarded() -> Iterator[None]:
         err.print("interrupted; what is finished is kept. The same command goes on from there.")
         raise SystemExit(EXIT_INTERRUPTED) from None
     except OSError as e:
-        import errno
-
-        if e.errno == errno.ENOSPC:
-            where = f" while writing {e.filename}" if e.filename else ""
-            err.print(
-                f"[bold red]error:[/] the disk is full{_escape(where)}. Free some space; the same command goes on."
-            )
-        else:
-            err.print(f"[bold red]error:[/] {_escape(str(e))}")
+        err.print(f"[bold red]error:[/] {_escape(_of_system(e))}")
         raise SystemExit(EXIT_FAILED) from None
+
+
+def _of_system(error: OSError) -> str:
+    """What the operating system refused, in words."""
+    if error.errno == errno.ENOSPC:
+        where = f" while writing {error.filename}" if error.filename else ""
+        return f"the disk is full{where}. Free some space; the same command goes on."
+    told = _REFUSALS.get(error.errno or 0)
+    return f"{error.filename}: {told}." if told and error.filename else str(error)
 
 
 def _escape(text: str) -> str:

@@ -67,7 +67,7 @@ def evaluate(
             _refuse({**single, "benchmark": what.benchmark}, "a suite says it itself")
             settings, missing = suite_settings(what.suite, files, seed, asked)
         else:
-            settings = _settings(what.benchmark or "mmlu", {**asked, **single}, files, seed)
+            settings = _settings("mmlu" if what.benchmark is None else what.benchmark, {**asked, **single}, files, seed)
         if show is not None:
             _show(settings, show, answering, json)
             return
@@ -95,7 +95,7 @@ def _settings(names: str, asked: dict[str, Any], data: str | None, seed: int) ->
         raise RecipeError("--path names one benchmark's files; give one --benchmark with it.")
     settings = []
     for name in names.split(","):
-        settings += file_settings(BenchmarkSpec(name=name, **asked), data, seed)
+        settings += file_settings(BenchmarkSpec(name=name.strip(), **asked), data, seed)
     return settings
 
 

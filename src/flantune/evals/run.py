@@ -51,8 +51,9 @@ def run_evaluation(
     whose files are not there. Raises StateError where the folder
     holds answers of another model, or of the same one asked otherwise.
     """
-    if len({s.key for s in settings}) < len(settings):
-        raise RecipeError(f"a benchmark is asked twice in one way: {', '.join(s.key for s in settings)}.")
+    keys = [s.key for s in settings]
+    if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+        raise RecipeError(f"a benchmark is asked twice in one way: {', '.join(twice)}.")
     folder.mkdir(parents=True, exist_ok=True)
     check_header(folder, backend)
     for stale in (SUMMARY, ITEMS, UNREAD_OUTPUTS):  # until this run is whole, nothing here may read as its result

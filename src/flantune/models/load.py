@@ -288,18 +288,27 @@ def _read_weights(
                 local_files_only=local,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are told below, by name and shape
                 **how,
             )
     except Exception as e:
         raise ModelError(f"{name}: the weights cannot be read: {_first_line(e)}") from e
-    for kind in ("missing_keys", "mismatched_keys"):
-        if info.get(kind):
-            names = sorted(str(k) for k in info[kind])
-            raise ModelError(
-                f"{name}: expected a weight for every parameter, got {len(names)} {kind.replace('_', ' ')}, the first "
-                f"{names[0]}. The weights belong to another configuration or were cut short."
-            )
+    _check_whole(name, info)
     return model
+
+
+def _check_whole(name: str, info: Mapping[str, Any]) -> None:
+    if missing := sorted(str(k) for k in info.get("missing_keys") or ()):
+        raise ModelError(
+            f"{name}: expected a weight for every parameter, got {len(missing)} missing, the first "
+            f"{missing[0]}. The weights belong to another configuration or were cut short."
+        )
+    if unlike := sorted((str(k), tuple(file), tuple(stated)) for k, file, stated in info.get("mismatched_keys") or ()):
+        key, file, stated = unlike[0]
+        raise ModelError(
+            f"{name}: weights of another shape than config.json says, the first of {len(unlike)} {key}: expected "
+            f"{stated}, got {file}. Take the config.json that was saved with the weights."
+        )
 
 
 def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
