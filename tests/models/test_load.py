@@ -165,7 +165,7 @@ class TestFoldersThatCannotServe:
         save_file(weights, path, metadata={"format": "pt"})
         with pytest.raises(
             ModelError,
-            match=r"expected a weight for every parameter, got 1 missing, the first decoder\.block\.1\.layer\.2",
+            match=r"every parameter, got 1 missing, the first decoder\.block\.1\.layer\.2",
         ):
             load_model(str(tmp_path / "m"))
 
@@ -174,9 +174,7 @@ class TestFoldersThatCannotServe:
         path = tmp_path / "m" / "config.json"
         config = json.loads(path.read_text())
         path.write_text(json.dumps(config | {"vocab_size": config["vocab_size"] + 1}))
-        with pytest.raises(
-            ModelError, match=r"another shape .*1 .*embed_tokens.weight: expected \(97, 32\), got \(96, 32\)"
-        ):
+        with pytest.raises(ModelError, match=r"another shape .*1 .*expected \(97, 32\), got \(96, 32\)"):
             load_model(str(tmp_path / "m"))
 
     def test_an_architecture_without_a_family(self, tmp_path: Path):
