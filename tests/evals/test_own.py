@@ -62,6 +62,18 @@ def test_a_yaml_file_is_a_benchmark(ponds: Path):
     assert own_texts(benchmark, folder)[0].options == ("Duckweed", "Flint", "Sand")
 
 
+def test_a_trigger_takes_the_place_of_the_words_named(ponds: Path):
+    ends = {}
+    for words in ("", 'think: "Let\'s think."\n'):
+        ponds.write_text(PONDS + words)
+        benchmark, folder = open_benchmark(str(ponds))
+        ends[words] = next(benchmark.items(folder, "cot", shots=0, trigger="Step by step:")).item.prompt
+    assert [e.rpartition("C. Sand\n")[2] for e in ends.values()] == [
+        "A: Let's think.\nStep by step:",
+        "A: Step by step:",
+    ]
+
+
 def test_options_may_be_answered_and_scored_by_their_own_text(ponds: Path):
     text = PONDS.replace("answer: key", "answer: key\nanswers: text").replace("\\n{options_}", "")
     ponds.write_text(text)
@@ -100,6 +112,10 @@ def test_it_is_named_in_a_spec_by_its_file_and_needs_no_data_folder(ponds: Path)
         (("ponds.csv", "gone.csv"), RecipeError, "no such file"),
         (("name: ponds", "name: [ponds"), RecipeError, "not YAML"),
         (("ability: knowledge", "read: {pattern: 'x'}"), RecipeError, "needs a group"),
+        (("answer: key", "answer: key\nanswers: text\nread: letter"), RecipeError, "'read: letter' would never find"),
+        (("answer: key", "answer: key\nread: number"), RecipeError, "'read: number' would never find"),
+        (("options: [a, b, c]", "answer_is: index"), RecipeError, "there are no 'options'"),
+        (("ability: knowledge", "think: Think!"), RecipeError, "does not end in 'Think!'"),
         (('told: {direct: " {answer}", cot', 'told: {direct: "{answer}", cto'), RecipeError, "told"),
     ],
 )

@@ -88,6 +88,9 @@ class OwnSpec(Section):
     instruction: str = ""
     separator: str = "\n\n"
     prompt: dict[Mode, str] = Field(min_length=1)
+    think: str = Field(
+        "", description="words that prompt.cot ends in, for those of a zero-shot trigger to take their place"
+    )
     told: Mapping[Mode, str] = Field({"direct": " {answer}"}, description="an exemplar's answer, by mode")
     read: Literal["letter", "number", "line", "sentence", "math"] | PatternReading | None = None
     phrase: str = Field(PHRASE, description="pattern of the words before the answer")
@@ -100,6 +103,18 @@ class OwnSpec(Section):
     def _exemplars_can_be_told(self) -> OwnSpec:
         if self.exemplars and (lacking := set(self.prompt) - set(self.told)):
             raise ValueError(f"'told' says how an exemplar's answer reads; it lacks {', '.join(sorted(lacking))}")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> OwnSpec:
+        if self.options is None and (idle := sorted({"answers", "answer_is", "choose"} & self.model_fields_set)):
+            raise ValueError(f"{', '.join(idle)}: says something of options, and there are no 'options'")
+        if self.options is not None and self.answers == "text" and self.read == "letter":
+            raise ValueError("answers: text, so an answer is an option's own text; 'read: letter' would never find it")
+        if self.options is not None and self.answers == "letter" and self.read in ("number", "math"):
+            raise ValueError(f"an answer is an option's letter, which 'read: {self.read}' would never find")
+        if self.think and not self.prompt.get("cot", "").endswith(self.think):
+            raise ValueError(f"think: prompt.cot does not end in {self.think!r}")
         return self
 
 
@@ -190,6 +205,10 @@ class OwnBenchmark(FileBenchmark):
                 raise DataError(where, field=spec.answer, expected=f"the text of an option, {listed}", got=told)
         key = answer_key(text, letters, where)
         return [_names(spec, options)[letters.index(key)]]
+
+    def trigger_words(self, part: Part, asked: str, trigger: str) -> str:
+        own = _given(self.spec).think
+        return asked.removesuffix(own) + trigger if own else super().trigger_words(part, asked, trigger)
 
     def extract(self, item: Item, output: str, reading: Reading = "default") -> Extraction:
         spec = _given(self.spec)
