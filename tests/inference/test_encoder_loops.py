@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flantune.compiled import shared_threads
 from flantune.inference import encoder_loops
+from flantune.inference.encoder_loops import Laid, Seen, look
 from flantune.inference.vectors import LANES
 
 pytestmark = pytest.mark.skipif(not shared_threads(), reason="no OpenMP that numba and torch share")
@@ -44,14 +45,32 @@ def by_one_softmax(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> T
     return torch.einsum("hqk,khd->qhd", torch.softmax(scores, -1), value)
 
 
+@settings(max_examples=30)
+@given(st.integers(2, 90), st.integers(1, 89), st.integers(1, 2), st.booleans())
+def test_what_is_seen_in_two_looks_is_what_one_sees(tokens: int, parted: int, lanes: int, large: bool):
+    parted = min(parted, tokens - 1)
+    query, key, value, bias = some_prompt(tokens, 2, lanes * LANES)
+    query = query * (30 if large else 1)
+    first, second = (Laid.out(key[part], value[part]) for part in (slice(parted), slice(parted, None)))
+    whole = encoder_loops.attend_prompt(query, key, value, bias)
+    for parts in (((first, 0), (second, parted)), ((second, parted), (first, 0))):
+        seen = Seen.none(query)
+        for number, (laid, ahead) in enumerate(parts):
+            look(query, laid, bias, seen, ahead=ahead, again=number == 1, last=number == 1)
+        scores = torch.einsum("qhd,khd->hqk", query.abs(), key.abs()).max() + bias.abs().max()
+        torch.testing.assert_close(seen.sums, whole, atol=2**-22 * float(scores * value.abs().max()), rtol=0)
+
+
 def test_the_loops_read_as_python_compute_the_same():
     query, key, value, bias = some_prompt(21, 2, 2 * LANES)
-    out = np.empty((21, 2, 2 * LANES), dtype=np.float32)
-    keys = np.full((2, 2, 2 * LANES, LANES), np.nan, dtype=np.float32)
-    values = np.empty((2, 2, 21, LANES), dtype=np.float32)
-    encoder_loops._lay_out(key.numpy(), value.numpy(), keys, values)
-    encoder_loops._attend(query.numpy(), keys, values, bias.numpy(), out, 16)
-    torch.testing.assert_close(encoder_loops.attend_prompt(query, key, value, bias), torch.from_numpy(out))
+    sums, most, weights = (np.empty((21, 2, *more), dtype=np.float32) for more in ((2 * LANES,), (), ()))
+    for first, last in ((0, 5), (5, 21)):
+        keys = np.full((2, 1, 2 * LANES, LANES), np.nan, dtype=np.float32)
+        values = np.empty((2, 2, last - first, LANES), dtype=np.float32)
+        encoder_loops._lay_out(key[first:last].numpy(), value[first:last].numpy(), keys, values)
+        asked = (query.numpy(), keys, values, bias.numpy(), sums, most, weights)
+        encoder_loops._attend(*asked, 16, first, first > 0, last == 21)
+    torch.testing.assert_close(encoder_loops.attend_prompt(query, key, value, bias), torch.from_numpy(sums))
 
 
 def test_more_threads_than_heads_share_the_queries(monkeypatch: pytest.MonkeyPatch):

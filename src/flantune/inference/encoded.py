@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import EncoderDecoderCache
 
+from flantune.inference.beginnings import begin_alike
 from flantune.inference.crossing import Absorbed, attend_states
 from flantune.inference.encoder import Encoder
 from flantune.inference.memory import Budget, out_of_memory
@@ -39,14 +40,15 @@ def score_encoded(
     """Index and sums of every request, as they are complete."""
     first_option = np.cumsum([0, *(len(given) for given in options)])
     totals, encoder = Totals(options), Encoder(model, [len(p) for p in prompts])
-    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))  # the longest first: if memory ends, now
+    order, shared = _reading_order(prompts)
     at = 0
     while at < len(order):
         more = 0 if budget.shrunk else min(_DECODED, _BATCHES * budget.tokens)
         end, tokens = _until(order, prompts, at, max(budget.tokens, more))
         batch = order[at:end]
         with out_of_memory(model.device) as error:
-            values = _read(encoder, [prompts[r] for r in batch], [options[r] for r in batch], budget.tokens)
+            states = _encoded(encoder, [prompts[r] for r in batch], [shared[r] for r in batch], budget.tokens)
+            values = _read(model, states, [len(prompts[r]) for r in batch], [options[r] for r in batch])
         if error:
             budget.shrink(error[0], tokens if end - at > 1 else 1)
             continue
@@ -64,13 +66,25 @@ def _until(order: Sequence[int], prompts: Sequence[Tokens], first: int, budget: 
     return end, tokens
 
 
+def _reading_order(prompts: Sequence[Tokens]) -> tuple[list[int], list[int]]:
+    """Those that begin alike together, and the longest first, as far as that leaves it open: if memory ends, then now.
+    And of each prompt, how many tokens it begins with as its neighbours do."""
+    shared = [0] * len(prompts)
+    groups = begin_alike(prompts)
+    for common, members in groups:
+        members.sort(key=lambda i: (-len(prompts[i]), i))
+        for i in members:
+            shared[i] = common
+    alike = sorted((members for _, members in groups), key=lambda members: (-len(prompts[members[0]]), members[0]))
+    return [i for members in alike for i in members], shared
+
+
 def _read(
-    encoder: Encoder, prompts: Sequence[Tokens], options: Sequence[Sequence[Tokens]], budget: int
+    model: Any, states: Tensor, prompts: Sequence[int], options: Sequence[Sequence[Tokens]]
 ) -> npt.NDArray[np.float64]:
-    """Log-probability of every token of every option, in their order. The encoder is given `budget` tokens at once."""
-    model = encoder.model
-    lengths = np.array([len(p) for p in prompts], dtype=np.int32)
-    states = _encoded(encoder, prompts, lengths, budget)
+    """Log-probability of every token of every option, in their order. `states` are the encoder's, of prompts of so many
+    tokens."""
+    lengths = np.array(prompts, dtype=np.int32)
     start = np.array([start_id(model)], dtype=np.int32)
     told: list[Tokens] = []  # what the decoder reads, row by row
     per_prompt: list[int] = []
@@ -92,11 +106,13 @@ def _read(
     return log_probabilities(model, decoded, np.array(places, dtype=np.int64), np.array(tokens, dtype=np.int64))
 
 
-def _encoded(encoder: Encoder, prompts: Sequence[Tokens], lengths: Tokens, budget: int) -> Tensor:
+def _encoded(encoder: Encoder, prompts: Sequence[Tokens], shared: Sequence[int], budget: int) -> Tensor:
+    """The encoder is given `budget` tokens at once."""
     states, at = [], 0
+    lengths = np.array([len(p) for p in prompts], dtype=np.int32)
     while at < len(prompts):
         end, _ = _until(range(len(prompts)), prompts, at, budget)
-        states.append(encoder.states(prompts[at:end], lengths[at:end]))
+        states.append(encoder.states(prompts[at:end], lengths[at:end], shared[at:end]))
         at = end
     return torch.cat(states)
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flantune.inference.beginnings import FirstLayer
 from flantune.inference.encoder_loops import attend_prompt, prompts_pay
 from flantune.inference.parts import attend_part
 from flantune.inference.plain_modules import normed
@@ -39,11 +40,12 @@ class Encoder:
         self._plain = _PlainEncoder(encoder, Products(as_torch=not quick)) if is_stock(encoder) else None
         self._in_loops = quick and self._plain is not None and prompts_pay(model, quick_for)
 
-    def states(self, prompts: Sequence[Tokens], lengths: Tokens) -> Tensor:
-        """Those of all prompts end to end, (tokens, d_model)."""
+    def states(self, prompts: Sequence[Tokens], lengths: Tokens, shared: Sequence[int] = ()) -> Tensor:
+        """Those of all prompts end to end, (tokens, d_model). `shared`: of each, how many tokens it begins with as
+        others do (`begin_alike`)."""
         ids = torch.from_numpy(np.concatenate(prompts).astype(np.int64)).to(self.model.device)
         if self._plain is not None and not torch.is_autocast_enabled("cpu"):
-            return self._plain.states(ids, Encoding(lengths, self._in_loops))
+            return self._plain.states(ids, Encoding(lengths, self._in_loops), shared if self._in_loops else ())
         with asking(self.model):
             states: Tensor = self.model.get_encoder()(
                 input_ids=ids[None], attention_mask=READY.to(ids.device), packed=Encoding(lengths)
@@ -61,10 +63,11 @@ class Encoding:
     def __init__(self, lengths: Tokens, in_loops: bool = False) -> None:
         """`in_loops`: by `encoder_loops`, where `prompts_pay` says so."""
         self.own = Longest(int(lengths.max()))
+        self.lengths: list[int] = lengths.tolist()
         self._in_loops = in_loops
         self.groups: list[list[int]] = []  # first token, prompts, tokens of each
         first = 0
-        for length in lengths.tolist():
+        for length in self.lengths:
             if self.groups and self.groups[-1][2] == length:
                 self.groups[-1][1] += 1
             else:
@@ -103,16 +106,22 @@ class _PlainEncoder:
         self._encoder, self._products = encoder, products
         self._first = encoder.block[0].layer[0].SelfAttention
         self._blocks = [_Block(block, products) for block in encoder.block]
+        self._first_layer = FirstLayer(self._blocks[0].norms[0], self._blocks[0].own, self._first.n_heads)
 
-    def states(self, ids: Tensor, layout: Encoding) -> Tensor:
+    def states(self, ids: Tensor, layout: Encoding, shared: Sequence[int] = ()) -> Tensor:
         """ids (tokens,) -> (tokens, d_model)"""
         self._products.count_step()
         x: Tensor = self._encoder.embed_tokens(ids)
-        scoring = Scoring(1.0, bias=bias_by_offset(self._first, layout.own.longest))
-        for block in self._blocks:
-            told = normed(block.norms[0], x)
-            q, k, v = (self._by_head(product(told)) for product in block.own)
-            x += block.own_out(layout.attend(self._first, q, k, v, scoring)[0].flatten(1))
+        bias = bias_by_offset(self._first, layout.own.longest)
+        scoring = Scoring(1.0, bias=bias)
+        for number, block in enumerate(self._blocks):
+            if number == 0 and any(shared):
+                seen = self._first_layer.attend(ids, x, layout.lengths, shared, bias.contiguous())
+            else:
+                told = normed(block.norms[0], x)
+                q, k, v = (self._by_head(product(told)) for product in block.own)
+                seen = layout.attend(self._first, q, k, v, scoring)[0]
+            x += block.own_out(seen.flatten(1))
             x += block.forward(normed(block.norms[1], x))
         return normed(self._encoder.final_layer_norm, x)
 
