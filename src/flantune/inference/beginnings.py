@@ -34,7 +34,8 @@ def begin_alike(prompts: Sequence[Tokens]) -> list[tuple[int, list[int]]]:
             common = min(_common(prompts[members[-1]], prompts[i]), most)
             known = min(common, shared)
             if known >= _LEAST and (len(members) == 1 or known >= _ENOUGH * shared):
-                groups[-1] = (known, [*members, i])
+                members.append(i)
+                groups[-1] = (known, members)
                 continue
         groups.append((most, [i]))
     return [(shared // LANES * LANES if len(members) > 1 else 0, members) for shared, members in groups]
