@@ -9,7 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from flantune.cli.app import app
 from flantune.errors import DataError, RecipeError
 from flantune.tasks import fetch as fetching
 from flantune.tasks.fetch import PublicSource, Wanted, fetch
@@ -78,6 +80,13 @@ def test_git_gives_the_paths_of_one_revision(way: str, revision: str, repository
     assert sorted(p.name for p in (tmp_path / "to" / "fetched").iterdir()) == ["made.json"]
     shutil.rmtree(repository)  # a second run asks nobody
     assert fetch(Wanted(source), tmp_path / "to", mirror=None).brought == 0
+
+
+def test_the_command_says_which_revision_it_asks_for(repository: Path, tmp_path: Path) -> None:
+    to = ["--to", str(tmp_path / "to"), "--mirror", str(repository)]
+    done = CliRunner().invoke(app, ["tasks", "fetch", "natural-instructions", *to, "--revision", "main"])
+    assert done.exit_code == 0 and f"from {repository} at main\n" in done.stderr
+    assert (tmp_path / "to/niv2/tasks/task003.json").read_bytes() == b"3"
 
 
 def test_git_goes_on_with_the_commit_it_began_with(

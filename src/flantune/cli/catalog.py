@@ -224,7 +224,7 @@ def fetch(
             to,
             mirror=mirror,
             revision=revision,
-            on_licence=lambda licence: err.print(_opening(wanted.source, mirror, licence), markup=False),
+            on_licence=lambda licence: err.print(_opening(wanted.source, mirror, revision, licence), markup=False),
             on_progress=progress,
         )
         progress.close()
@@ -248,9 +248,9 @@ def fetch(
         )
 
 
-def _opening(source: PublicSource, mirror: str | None, licence: str) -> str:
+def _opening(source: PublicSource, mirror: str | None, revision: str | None, licence: str) -> str:
     place = mirror or source.url
-    return f"{source.name}: {source.about}\nfrom {place} at {source.revision}\nlicence: {licence}"
+    return f"{source.name}: {source.about}\nfrom {place} at {revision or source.revision}\nlicence: {licence}"
 
 
 def _source_json(source: PublicSource) -> dict[str, Any]:
