@@ -13,7 +13,8 @@ from torch import Tensor
 
 from flantune.compiled import shared_threads
 from flantune.inference import encoder_loops
-from flantune.inference.encoder_loops import Laid, Seen, look
+from flantune.inference.encoder_loops import Laid
+from flantune.inference.parts import merge_into
 from flantune.inference.vectors import LANES
 
 pytestmark = pytest.mark.skipif(not shared_threads(), reason="no OpenMP that numba and torch share")
@@ -51,26 +52,29 @@ def test_what_is_seen_in_two_looks_is_what_one_sees(tokens: int, parted: int, la
     parted = min(parted, tokens - 1)
     query, key, value, bias = some_prompt(tokens, 2, lanes * LANES)
     query = query * (30 if large else 1)
-    first, second = (Laid.out(key[part], value[part]) for part in (slice(parted), slice(parted, None)))
     whole = encoder_loops.attend_prompt(query, key, value, bias)
-    for parts in (((first, 0), (second, parted)), ((second, parted), (first, 0))):
-        seen = Seen.none(query)
-        for number, (laid, ahead) in enumerate(parts):
-            look(query, laid, bias, seen, ahead=ahead, again=number == 1, last=number == 1)
-        scores = torch.einsum("qhd,khd->hqk", query.abs(), key.abs()).max() + bias.abs().max()
-        torch.testing.assert_close(seen.sums, whole, atol=2**-22 * float(scores * value.abs().max()), rtol=0)
+    looks = [
+        encoder_loops.attend_laid(query, Laid.out(key[first:last], value[first:last]), bias, first)
+        for first, last in ((0, parted), (parted, tokens))
+    ]
+    scores = torch.einsum("qhd,khd->hqk", query.abs(), key.abs()).max() + bias.abs().max()
+    for (seen, total), other in (looks, looks[::-1]):
+        seen, total = seen.clone(), total.clone()
+        merge_into(seen, total, *other)
+        torch.testing.assert_close(seen, whole, atol=2**-22 * float(scores * value.abs().max()), rtol=0)
 
 
 def test_the_loops_read_as_python_compute_the_same():
     query, key, value, bias = some_prompt(21, 2, 2 * LANES)
-    sums, most, weights = (np.empty((21, 2, *more), dtype=np.float32) for more in ((2 * LANES,), (), ()))
-    for first, last in ((0, 5), (5, 21)):
-        keys = np.full((2, 1, 2 * LANES, LANES), np.nan, dtype=np.float32)
+    for first, last in ((0, 21), (5, 21)):
+        out, total = np.empty((21, 2, 2 * LANES), dtype=np.float32), np.empty((21, 2), dtype=np.float32)
+        panels = -(-(last - first) // LANES)
+        keys = np.full((2, panels, 2 * LANES, LANES), np.nan, dtype=np.float32)
         values = np.empty((2, 2, last - first, LANES), dtype=np.float32)
         encoder_loops._lay_out(key[first:last].numpy(), value[first:last].numpy(), keys, values)
-        asked = (query.numpy(), keys, values, bias.numpy(), sums, most, weights)
-        encoder_loops._attend(*asked, 16, first, first > 0, last == 21)
-    torch.testing.assert_close(encoder_loops.attend_prompt(query, key, value, bias), torch.from_numpy(sums))
+        encoder_loops._attend(query.numpy(), keys, values, bias.numpy(), out, total, 16, first)
+        got = encoder_loops.attend_laid(query, Laid.out(key[first:last], value[first:last]), bias, first)
+        torch.testing.assert_close(got, (torch.from_numpy(out), torch.from_numpy(total)))
 
 
 def test_more_threads_than_heads_share_the_queries(monkeypatch: pytest.MonkeyPatch):

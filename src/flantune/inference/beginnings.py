@@ -7,13 +7,15 @@ of itself. Further up all depends on the whole prompt.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from flantune.inference.encoder_loops import Laid, Seen, look
+from flantune.inference.encoder_loops import Laid, attend_laid
+from flantune.inference.parts import merge_into
 from flantune.inference.plain_modules import normed
 from flantune.inference.products import Product
 from flantune.inference.vectors import LANES
@@ -47,12 +49,20 @@ def _common(a: Tokens, b: Tokens) -> int:
     return int(different[0]) if len(different) else n
 
 
+@dataclass(frozen=True, slots=True)
+class _Beginning:
+    query: Tensor
+    laid: Laid  # its keys and values
+    seen: Tensor  # of itself
+    total: Tensor  # log of the sum behind that
+
+
 class FirstLayer:
     """Self-attention of the first layer, up to its output matrix. The last beginning is kept."""
 
     def __init__(self, norm: Any, own: Sequence[Product], heads: int) -> None:
         self._norm, self._own, self._heads = norm, own, heads
-        self._kept: tuple[bytes, Tensor, Laid, Seen] | None = None  # words, queries, keys and values, seen of itself
+        self._kept: tuple[bytes, _Beginning] | None = None  # and its words
 
     def attend(self, ids: Tensor, x: Tensor, lengths: Sequence[int], shared: Sequence[int], bias: Tensor) -> Tensor:
         """ids (tokens,) and their embeddings x (tokens, d_model), of prompts end to end; of each the tokens that it
@@ -64,24 +74,23 @@ class FirstLayer:
         for at, length, common in zip(starts, lengths, shared, strict=True):
             query, key, value = (t[done : done + length - common] for t in made)
             done += length - common
-            seen, laid = Seen.none(query, out[at + common : at + length]), Laid.out(key, value)
+            laid = Laid.out(key, value)
+            seen, total = attend_laid(query, laid, bias)
             if common:
-                queries, before, of_itself = self._beginning(ids[at : at + common], x[at : at + common], bias)
-                both = Seen.none(queries, out[at : at + common])
-                of_itself.copy_into(both)
-                look(queries, laid, bias, both, ahead=common, again=True, last=True)
-                look(query, before, bias, seen, ahead=-common)
-            look(query, laid, bias, seen, again=common > 0, last=True)
+                begun, whole = self._beginning(ids[at : at + common], x[at : at + common], bias), out[at : at + common]
+                merge_into(seen, total, *attend_laid(query, begun.laid, bias, ahead=-common))
+                whole.copy_(begun.seen)
+                merge_into(whole, begun.total.clone(), *attend_laid(begun.query, laid, bias, ahead=common))
+            out[at + common : at + length] = seen
         return out
 
-    def _beginning(self, ids: Tensor, x: Tensor, bias: Tensor) -> tuple[Tensor, Laid, Seen]:
+    def _beginning(self, ids: Tensor, x: Tensor, bias: Tensor) -> _Beginning:
         words = ids.numpy().tobytes()
         if self._kept is None or self._kept[0] != words:
             query, key, value = self._project(x)
-            laid, seen = Laid.out(key, value), Seen.none(query)
-            look(query, laid, bias, seen)
-            self._kept = words, query, laid, seen
-        return self._kept[1:]
+            laid = Laid.out(key, value)
+            self._kept = words, _Beginning(query, laid, *attend_laid(query, laid, bias))
+        return self._kept[1]
 
     def _project(self, x: Tensor) -> list[Tensor]:
         """(tokens, d_model) -> queries, keys and values (tokens, H, d)"""

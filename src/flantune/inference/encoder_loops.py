@@ -6,6 +6,7 @@ values are laid out once for all queries, and sums stay in registers. Read as Py
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from flantune.compiled import compiled, shared_threads
-from flantune.inference.vectors import LANES, LEAST, add_weighed, exp, largest, weigh
+from flantune.inference.vectors import LANES, LEAST, add_weighed, largest, weigh
 
 _MUCH = 5e11  # additions and multiplications; for fewer it takes longer to load the code than it saves
 _QUERIES = 16  # whose scores are held at once: with a head's keys they fit the second cache
@@ -48,47 +49,23 @@ class Laid:
         return cls(keys, values)
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What queries have seen: weighed sums of values (tokens, H, d), and of each the largest score and the sum of
-    weights (tokens, H)."""
-
-    sums: Tensor
-    most: Tensor
-    weights: Tensor
-
-    @classmethod
-    def none(cls, query: Tensor, sums: Tensor | None = None) -> Seen:
-        """Room for what `look` writes: `sums`, where they are to stand in something larger."""
-        tokens, heads, _ = query.shape
-        sums = torch.empty_like(query) if sums is None else sums
-        return cls(sums, torch.empty(tokens, heads), torch.empty(tokens, heads))
-
-    def copy_into(self, other: Seen) -> None:
-        for name in ("sums", "most", "weights"):
-            getattr(other, name).copy_(getattr(self, name))
-
-
 def attend_prompt(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
     """query, key and value (tokens, H, d), d a multiple of LANES, bias (H, 2 * longest - 1) by offset key - query,
     longest no less than the tokens -> (tokens, H, d)."""
-    seen = Seen.none(query)
-    look(query, Laid.out(key, value), bias, seen, last=True)
-    return seen.sums
+    return attend_laid(query, Laid.out(key, value), bias)[0]
 
 
-def look(
-    query: Tensor, laid: Laid, bias: Tensor, seen: Seen, *, ahead: int = 0, again: bool = False, last: bool = False
-) -> None:
-    """Queries (tokens, H, d) look at the keys too, whose first stands `ahead` places after the first query; bias as
-    `attend_prompt` says. `seen` is written: anew, or, `again`, on top of what it holds; the `last` time its sums become
-    means."""
+def attend_laid(query: Tensor, laid: Laid, bias: Tensor, ahead: int = 0) -> tuple[Tensor, Tensor]:
+    """Queries (tokens, H, d) look at keys whose first stands `ahead` places after the first query; bias as
+    `attend_prompt` says -> (tokens, H, d), log of the sum (tokens, H)."""
     tokens, heads, _ = query.shape
+    out, total = torch.empty_like(query), torch.empty(tokens, heads)
     # Threads have a like share if there are some pieces for each.
     pieces = -(-2 * torch.get_num_threads() // heads)
     share = -(-tokens // (_QUERIES * pieces)) * _QUERIES
-    arrays = (query, laid.keys, laid.values, bias, seen.sums, seen.most, seen.weights)
-    compiled(_attend, quick=True, parallel=True)(*(t.numpy() for t in arrays), share, ahead, again, last)
+    arrays = (query, laid.keys, laid.values, bias, out, total)
+    compiled(_attend, quick=True, parallel=True)(*(t.numpy() for t in arrays), share, ahead)
+    return out, total
 
 
 def _lay_out(key: Any, value: Any, keys: Any, values: Any) -> None:
@@ -109,38 +86,25 @@ def _lay_out(key: Any, value: Any, keys: Any, values: Any) -> None:
                         values[head, w, i, lane] = value[i, head, w * LANES + lane]
 
 
-def _attend(
-    query: Any,
-    keys: Any,
-    values: Any,
-    bias: Any,
-    sums: Any,
-    most: Any,
-    weights: Any,
-    share: int,
-    ahead: int,
-    again: bool,
-    last: bool,
-) -> None:
+def _attend(query: Any, keys: Any, values: Any, bias: Any, out: Any, total: Any, share: int, ahead: int) -> None:
     count, heads, _ = query.shape
     pieces = -(-count // share)
     for place in prange(heads * pieces):
         head, first = place // pieces, place % pieces * share
-        end = min(first + share, count)
-        held = (sums[:, head], most[:, head], weights[:, head])
-        _attend_head(query[:, head], keys[head], values[head], bias[head], held, first, end, ahead, again, last)
+        last = min(first + share, count)
+        made = (out[:, head], total[:, head])
+        _attend_head(query[:, head], keys[head], values[head], bias[head], made, first, last, ahead)
 
 
-def _attend_head(
-    query: Any, keys: Any, values: Any, bias: Any, held: Any, first: int, end: int, ahead: int, again: bool, last: bool
-) -> None:
-    """The queries `first` to `end` in one head."""
+def _attend_head(query: Any, keys: Any, values: Any, bias: Any, made: Any, first: int, last: int, ahead: int) -> None:
+    """The queries `first` to `last` in one head."""
+    out, total = made
     width, count = query.shape[1], values.shape[1]
     asked = np.zeros((_QUERIES, width), dtype=np.float32)
-    made = np.empty((_QUERIES, width), dtype=np.float32)
+    weighed = np.empty((_QUERIES, width), dtype=np.float32)
     scores = np.zeros((_QUERIES, len(keys) * LANES), dtype=np.float32)
-    for at in range(first, end, _QUERIES):
-        queries = min(_QUERIES, end - at)
+    for at in range(first, last, _QUERIES):
+        queries = min(_QUERIES, last - at)
         for q in range(queries):
             offset = (len(bias) - 1) // 2 + ahead - at - q  # of the first key
             added, line = bias[offset : offset + count], scores[q]
@@ -151,32 +115,25 @@ def _attend_head(
         for panel in range(len(keys)):
             for q in range(0, _QUERIES, 8):
                 add_weighed(asked[q:], keys[panel], scores[q:, panel * LANES :])
-        _to_weights(scores, made, queries, count, held, at, again)
+        sums = _weights(scores, count, total[at : at + queries])
+        for q in range(_QUERIES):
+            for w in range(width):
+                weighed[q, w] = 0
         for w in range(len(values)):
             for q in range(0, _QUERIES, 8):
-                add_weighed(scores[q:, :count], values[w], made[q:, w * LANES :])
-        sums, weights = held[0], held[2]
+                add_weighed(scores[q:, :count], values[w], weighed[q:, w * LANES :])
         for q in range(queries):
-            parts = weights[at + q] if last else np.float32(1)
             for w in range(width):
-                sums[at + q, w] = made[q, w] / parts
+                out[at + q, w] = weighed[q, w] / sums[q]
 
 
-def _to_weights(scores: Any, made: Any, queries: int, count: int, held: Any, at: int, again: bool) -> None:
-    """Scores to weights, in place; `made` to the sums that the new ones go on, `held` to what is true with them."""
-    sums, most, weights = held
-    made[:] = 0
-    for q in range(queries):
-        line = scores[q]
-        for i in range(count, len(line)):
-            line[i] = LEAST
-        top = largest(line)
-        if again:
-            top = max(top, most[at + q])
-        total = weigh(line, top)
-        if again:
-            kept = exp(most[at + q] - top)
-            total += kept * weights[at + q]
-            for w in range(made.shape[1]):
-                made[q, w] = kept * sums[at + q, w]
-        most[at + q], weights[at + q] = top, total
+def _weights(scores: Any, count: int, total: Any) -> Any:
+    """Scores to weights, in place; their sums, and in `total` the sums' logs."""
+    sums = np.ones(len(scores), dtype=np.float32)
+    for q in range(len(total)):
+        for i in range(count, scores.shape[1]):
+            scores[q, i] = LEAST
+        most = largest(scores[q])
+        sums[q] = weigh(scores[q], most)
+        total[q] = most + math.log(sums[q])
+    return sums
