@@ -178,7 +178,7 @@ def read_exemplars(path: Path) -> dict[str, list[tuple[str, str]]]:
 def read_literals(path: Path) -> dict[str, object]:
     """What a Python file gives names to, `NAME = literal`. Nothing in it is run."""
     try:
-        body = ast.parse(read_text(path)).body
+        body = ast.parse(read_text(path), path.name).body
         named = [(a.targets[0], a.value) for a in body if isinstance(a, ast.Assign)]
         return {target.id: ast.literal_eval(value) for target, value in named if isinstance(target, ast.Name)}
     except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
