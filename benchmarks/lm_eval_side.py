@@ -144,11 +144,16 @@ def _tokenizer(family: str, data: Path, folder: Path) -> Any:
 
 def open_engine(folder: Path, family: str, device: str = "cpu") -> Any:
     from flantune.inference import Engine
-    from flantune.models.load import load_model
+    from flantune.inference.opening import open_model
     from flantune.tokens.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(folder)
-    model = load_model(str(folder)).to(device)
+    tokenizer = load_tokenizer(folder, early=False)
+    if device == "cpu":
+        model = open_model(str(folder), tokenizer.vocab_size)
+    else:
+        from flantune.models.load import load_model
+
+        model = load_model(str(folder)).to(device)
     name = "encoder-decoder" if family == "t5" else "causal"
     return Engine(model, tokenizer, name, max_inputs=MAX_LENGTH, prompt_eos=family == "t5")
 

@@ -61,7 +61,7 @@ def theirs(folder: Path, asked: list[Asked], family: str, samples: int, new_toke
     import torch
 
     engine = open_engine(folder, family)
-    engine.model.set_attn_implementation("sdpa")
+    engine.whole_model().set_attn_implementation("sdpa")
 
     def answer() -> int:
         count = 0
@@ -99,7 +99,7 @@ def check(folder: Path, family: str, asked: list[Asked], samples: int, new_token
         for g in engine.generate([GenerateRequest(prompt=a.prompt, max_new_tokens=new_tokens) for a in asked])
     }
     sampled = dict(engine.generate_tokens(requests_of(asked, samples, new_tokens)))
-    engine.model.set_attn_implementation("sdpa")
+    engine.whole_model().set_attn_implementation("sdpa")
     equal_greedy, wrong, near, checked = 0, 0, 0, 0
     for i, a in enumerate(asked):
         ids = torch.tensor([prompt_ids(engine, a.prompt)])

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 Role = Literal["instruction", "exemplar", "query", "rationale", "target"]
 Metric = Literal["exact_match", "rouge_l"]
+LookAhead = Literal["causal", "prefix"]  # of a decoder: nothing ahead, or inputs see each other both ways
 Tokens = npt.NDArray[np.int32]
 
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from flantune.cli.app import app
 from flantune.cli.console import EXIT_USAGE
 from flantune.demo.files import write_world
-from flantune.models.load import located
+from flantune.models.place import located
 from flantune.tokens.tokenizer import load_tokenizer
 
 CONTROLS = r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"  # all but line breaks and tabs

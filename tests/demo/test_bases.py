@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from flantune.demo.prose import documents
-from flantune.models.load import count_parameters, embedded_base, load_model
+from flantune.models.load import count_parameters, load_model
+from flantune.models.place import embedded_base
 from flantune.recipe import DEMO, DEMO_SMALL, EMBEDDED
 from flantune.tokens.tokenizer import load_tokenizer
 

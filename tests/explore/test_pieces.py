@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flantune.explore.pieces import piece_texts, visible
-from flantune.models.load import located
+from flantune.models.place import located
 from flantune.tokens.tokenizer import Tokenizer, load_tokenizer, wrap_tokenizer
 
 

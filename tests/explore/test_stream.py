@@ -9,7 +9,7 @@ import pytest
 
 from flantune.explore.collection import DrawFilter
 from flantune.explore.stream import ExampleStream
-from flantune.models.load import located
+from flantune.models.place import located
 from flantune.pipeline.data import build, quiet
 from flantune.pipeline.folder import open_run
 from flantune.tokens.collate import concatenate

@@ -9,6 +9,7 @@ from flantune.inference import prefix_tree
 from flantune.inference.prefix_tree import (
     PrefixTree,
     build_tree,
+    cut_to_fill,
     is_worth_sharing,
     is_worth_sharing_in_steps,
     share_nothing,
@@ -88,3 +89,18 @@ def test_short_runs_of_few_are_not_shared_while_texts_are_written(monkeypatch: p
         tree = build_tree(tokens([[*head, 1, i] for i in range(members)]), None, is_worth_sharing_in_steps)
         assert [spelled(tree, leaf) for leaf in tree.last] == [[*head, 1, i] for i in range(members)]
         assert len(tree.nodes) == members + shared
+
+
+@given(st.lists(WORDS, max_size=25), st.sampled_from([is_worth_sharing, always]), st.integers(1, 9))
+def test_nodes_cut_to_fill_make_full_waves_of_the_same_sequences(rows: list[list[int]], worth: object, size: int):
+    whole = build_tree(tokens(rows), None, worth)  # type: ignore[arg-type]
+    tree = cut_to_fill(whole, size)
+    assert [spelled(tree, leaf) for leaf in tree.last] == rows
+    lengths = [len(n.tokens) for n in tree.nodes]
+    assert sum(lengths) == sum(len(n.tokens) for n in whole.nodes) and all(lengths)
+    ends = set(np.cumsum(lengths).tolist())
+    assert all(end in ends for end in range(size, sum(lengths), size))
+    for number, node in enumerate(tree.nodes):
+        below = [n for n in range(len(tree.nodes)) if number in tree.path(n)]
+        assert below == list(range(number, node.end))
+        assert node.parent < 0 or tree.nodes[node.parent].stop == node.start

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, BertConfig
 
 from flantune.errors import ModelError, StateError
-from flantune.models import load
+from flantune.models import place
 from flantune.models.check import check_packing
 from flantune.models.load import check_vocabulary, count_parameters, load_model, save_model, scratch_model
 from flantune.recipe import DEMO, ModelSize
@@ -129,13 +129,13 @@ class TestFoldersThatCannotServe:
             load_model(str(tmp_path / "nowhere"))
 
     def test_the_demo_model_missing_from_the_package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(load, "embedded_base", lambda name: tmp_path / "base")
+        monkeypatch.setattr(place, "embedded_base", lambda name: tmp_path / "base")
         with pytest.raises(ModelError, match="found no such folder"):
             load_model(DEMO)
 
     def test_the_demo_model_is_the_packages(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         save_model(tiny_model(), None, tmp_path / "base")
-        monkeypatch.setattr(load, "embedded_base", lambda name: tmp_path / "base")
+        monkeypatch.setattr(place, "embedded_base", lambda name: tmp_path / "base")
         assert torch.equal(logits_of(load_model(DEMO)), logits_of(tiny_model()))
 
     def test_weights_as_a_pickle_only(self, tmp_path: Path):

@@ -64,7 +64,7 @@ def opened_backend(asked: Answering) -> Iterator[Backend]:
 def inputs_len(asked: Answering) -> int:
     """Tokens that a prompt may have: as asked, else what the model was tuned with, else a decoder's positions, else
     2048."""
-    from flantune.models.load import context_length, how_to_ask, located
+    from flantune.models.place import context_length, how_to_ask, located
 
     where = located(asked.model)
     tuned_with = how_to_ask(where, one_sided=False).inputs_len
@@ -84,7 +84,7 @@ def _local(asked: Answering) -> Local | None:
 def _vllm(asked: Answering) -> Any:
     from flantune.inference.vllm import VLLM
     from flantune.models.family import family_of_type
-    from flantune.models.load import how_to_ask, located, model_type
+    from flantune.models.place import how_to_ask, located, model_type
     from flantune.pipeline.evaluation import model_fingerprint
     from flantune.tokens.tokenizer import load_tokenizer
 

@@ -148,7 +148,7 @@ def _drawn(recipe: Recipe, model: str, one_sided: bool) -> list[Packed]:
     """The stream's first prompts, in the model's tokens, packed."""
     import tempfile
 
-    from flantune.models.load import located
+    from flantune.models.place import located
     from flantune.pipeline.data import open_data
     from flantune.pipeline.folder import RunFolder
     from flantune.tokens.encode import encode_prompts

@@ -177,7 +177,7 @@ def _show(settings: list[Setting], item_id: str, who: Answering | None, json: bo
 def _template_of(who: Answering | None) -> ApplyTemplate | None:
     from flantune.cli.backends import opened_backend
     from flantune.inference.backends import Local
-    from flantune.models.load import located
+    from flantune.models.place import located
     from flantune.tokens.tokenizer import load_tokenizer
 
     if who is None:

@@ -17,13 +17,15 @@ import torch
 from torch import Tensor
 from transformers import EncoderDecoderCache
 
+from flantune.inference.asked import asking
 from flantune.inference.beginnings import begin_alike
 from flantune.inference.crossing import Absorbed, attend_states
 from flantune.inference.encoder import Encoder
 from flantune.inference.memory import Budget, out_of_memory
+from flantune.inference.output import log_probabilities
 from flantune.inference.rows import Longest
-from flantune.inference.scoring import Totals, log_probabilities
-from flantune.inference.waves import Scoring, asking
+from flantune.inference.scoring import Totals
+from flantune.inference.waves import Scoring
 from flantune.models.attention import READY
 from flantune.models.encdec import start_id
 from flantune.models.layout import Attending, PackedLayout

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flantune.inference.asked import asking
 from flantune.inference.beginnings import FirstLayer
 from flantune.inference.encoder_loops import attend_prompt, prompts_pay
 from flantune.inference.parts import attend_part
@@ -20,7 +21,7 @@ from flantune.inference.plain_modules import normed
 from flantune.inference.products import Products
 from flantune.inference.rows import Longest
 from flantune.inference.t5_step import FeedForward, is_stock, own_products
-from flantune.inference.waves import Scoring, asking
+from flantune.inference.waves import Scoring
 from flantune.models.attention import READY, bias_by_offset
 from flantune.models.layout import offset_view
 from flantune.types import Tokens

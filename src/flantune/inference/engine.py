@@ -16,23 +16,19 @@ import numpy as np
 import torch
 
 from flantune.errors import ModelError, shorten
-from flantune.inference.encoded import score_encoded
+from flantune.inference.mapped import MappedDecoder
 from flantune.inference.memory import Budget, automatic_budget, keep_freed_memory, tokens_that_fit
 from flantune.inference.requests import Generated, GenerateRequest, Scored, ScoreRequest
 from flantune.inference.scoring import score_in_tree
-from flantune.inference.stock import StockWriter, is_t5s, score_stock
 from flantune.inference.stops import StopStrings, cut_at
-from flantune.inference.weights import lay_out_for_few_rows
-from flantune.inference.writers import CausalWriter, EncodedWriter, Writer
-from flantune.inference.writing import Ending, Writing
-from flantune.models.attention import is_prepared, prepare
 from flantune.types import Tokens
 
 if TYPE_CHECKING:
+    from flantune.inference.writers import Writer
     from flantune.tokens.tokenizer import Tokenizer
 
 T = TypeVar("T")
-_TEXTS = 256  # tokenised at once
+_TEXTS = 32  # tokenised at once
 _SEAM = 64  # characters: no token is as long
 FamilyName = Literal["encoder-decoder", "causal", "prefix"]
 
@@ -75,8 +71,11 @@ class Engine:
             raise ValueError(
                 f"max_inputs ({max_inputs}) must be at least 2 and batch_tokens ({batch_tokens}) at least 1"
             )
-        if family == "encoder-decoder" and not is_prepared(model):
-            prepare(model)
+        if family == "encoder-decoder":
+            from flantune.models.attention import is_prepared, prepare
+
+            if not is_prepared(model):
+                prepare(model)
         if model.device.type == "cpu":
             keep_freed_memory()
         self.model, self.tokenizer, self.family = model, tokenizer, family
@@ -107,6 +106,12 @@ class Engine:
             self._budget = automatic_budget(self.model, self._batch_tokens)
         return self._budget
 
+    def whole_model(self) -> Any:
+        """transformers' own, with every weight: what writes. One that was scored off its files is loaded now."""
+        if isinstance(self.model, MappedDecoder):
+            self.model = self.model.whole()
+        return self.model
+
     def num_tokens(self, prompt: str) -> int:
         """Tokens the prompt takes, BOS and EOS included where they are added."""
         return len(self.tokenizer.encode_batch([prompt])[0]) + self.prompt_eos + (self.prompt_bos is not None)
@@ -133,7 +138,11 @@ class Engine:
         if not requests:
             return
         self._tell_of_positions(max(len(p) + r.max_new_tokens for p, r in zip(prompts, requests, strict=True)))
-        self.model.eval()
+        # Not above: what is loaded here, scores of a decoder can do without, and transformers is most of it.
+        from flantune.inference.weights import lay_out_for_few_rows
+        from flantune.inference.writing import Ending, Writing
+
+        self.whole_model().eval()
         lay_out_for_few_rows(self.model)
         ending = Ending(self.eos_ids, StopStrings(self.tokenizer), self.vocab_size)
         held = self.batch_tokens or tokens_that_fit(self.model)
@@ -142,6 +151,9 @@ class Engine:
         yield from self._with_precision(writing.run())
 
     def _writer(self, prompts: Sequence[Tokens], counts: Sequence[int]) -> Writer:
+        from flantune.inference.stock import StockWriter, is_t5s
+        from flantune.inference.writers import CausalWriter, EncodedWriter
+
         if self.family == "encoder-decoder":
             return (EncodedWriter if is_t5s(self.model) else StockWriter)(self.model, prompts, counts)
         return CausalWriter(self.model, prompts, counts, self.budget, both_ways=self.family == "prefix")
@@ -156,6 +168,9 @@ class Engine:
 
     def _scores(self, prompts: list[Tokens], options: list[list[Tokens]]) -> Iterator[tuple[int, tuple[float, ...]]]:
         if self.family == "encoder-decoder":
+            from flantune.inference.encoded import score_encoded
+            from flantune.inference.stock import is_t5s, score_stock
+
             if not is_t5s(self.model):
                 return score_stock(self.model, prompts, options)
             return score_encoded(self.model, prompts, options, self.budget)

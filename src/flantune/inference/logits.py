@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from flantune.inference.likeliest import largest
+from flantune.inference.output import capped, logits_of
 from flantune.inference.products import Products, can_be_packed
-from flantune.inference.scoring import capped, logits_of
 from flantune.inference.screen import Screen
 
 

@@ -12,16 +12,19 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flantune.inference import norm_loops
+from flantune.inference.mapped import MappedDecoder
 from flantune.inference.plain_modules import AddNormed, add_normed, all_plain, normed
-from flantune.inference.products import Products, ReadsMany
-from flantune.inference.waves import Attends, Scoring, asking
-from flantune.models.attention import READY
+from flantune.inference.products import Products
+from flantune.inference.waves import Attends, Scoring
 from flantune.models.layout import Ints
 
 _MAKES = tuple(f"transformers.models.{name}.modeling_{name}" for name in ("llama", "mistral", "qwen2", "qwen3"))
+
+
+_ROWS = 512  # taken through a layer at once: what they make between two products stays in the cache
 
 
 class AttendsTokens(Attends, Protocol):
@@ -44,14 +47,9 @@ class Reader:
         """ids and positions (T,) -> last hidden states (T, hidden), or those of the tokens `wanted`, ascending."""
         if self._plain is not None and not torch.is_autocast_enabled("cpu"):
             return self._plain.states(ids, positions, layout, wanted)
-        with asking(self.model), ReadsMany():
-            states: Tensor = self.model.base_model(
-                input_ids=ids[None],
-                attention_mask=READY.to(ids.device),
-                position_ids=positions[None],
-                use_cache=False,
-                packed=layout,
-            ).last_hidden_state[0]
+        from flantune.inference.asked import read_through_modules  # which loads transformers
+
+        states = read_through_modules(self.model, ids, positions, layout)
         return states if wanted is None else states.index_select(0, torch.from_numpy(wanted).to(ids.device))
 
     def step(self, ids: Tensor, positions: Tensor, layout: AttendsTokens) -> Tensor:
@@ -66,8 +64,10 @@ class PlainDecoder:
     def __init__(self, model: Any) -> None:
         self._base = model.base_model
         self.products = Products()
-        layers = self._base.layers[: self._base.config.num_hidden_layers]
-        self._layers = [_Layer(layer, self.products) for layer in layers]
+        self._count = int(self._base.config.num_hidden_layers)
+        self._passing = isinstance(model, MappedDecoder)
+        own = () if self._passing else self._base.layers[: self._count]
+        self._layers = [_Layer(layer, self.products) for layer in own]
 
     def states(
         self,
@@ -80,15 +80,23 @@ class PlainDecoder:
         """As `Reader.states`."""
         x: Tensor = self._base.embed_tokens(ids)
         turned = [t[0][:, None] for t in self._base.rotary_emb(x[None], positions[None])]
-        for layer in self._layers[:-1]:
-            x = layer.read(x, turned, layout, None, add_normed)
-        return normed(self._base.norm, self._layers[-1].read(x, turned, layout, wanted, add_normed))
+        for number in range(self._count):
+            last = number == self._count - 1
+            x = self._layer(number).read(x, turned, layout, wanted if last else None, add_normed)
+            if self._passing:
+                self._base.let_go()
+        return normed(self._base.norm, x)
+
+    def _layer(self, number: int) -> _Layer:
+        return _Layer(self._base.layer(number), Products()) if self._passing else self._layers[number]
 
 
 class _Layer:
     def __init__(self, layer: Any, products: Products) -> None:
         self._layer = layer
-        linears, forward = [m for m in layer.modules() if isinstance(m, nn.Linear)], layer.mlp
+        attention, forward = layer.self_attn, layer.mlp
+        linears = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+        linears += [forward.gate_proj, forward.up_proj, forward.down_proj]
         activations = {id(forward.gate_proj): forward.act_fn}
         self._product = {id(m): products.of(m.weight, activations.get(id(m))) for m in linears}
 
@@ -96,28 +104,53 @@ class _Layer:
         self, x: Tensor, turned: Sequence[Tensor], layout: AttendsTokens, wanted: Ints | None, add_normed: AddNormed
     ) -> Tensor:
         """x (T, hidden), which is written over, -> (T or wanted, hidden). `turned`: cosines and sines (T, 1, d)."""
-        attention, forward = self._layer.self_attn, self._layer.mlp
-        told = normed(self._layer.input_layernorm, x)
-        key = _rotated(self._by_head(attention, "k", told), *turned)
-        value = self._by_head(attention, "v", told)
-        if wanted is not None:
+        attention = self._layer.self_attn
+        if wanted is None:
+            key, value, query = self._told(x, turned, "kvq")
+        else:
+            key, value = self._told(x, turned, "kv")
             chosen = torch.from_numpy(wanted)
-            told, x, *turned = (t.index_select(0, chosen) for t in (told, x, *turned))
-        query = _rotated(self._by_head(attention, "q", told), *turned)
+            x, *turned = (t.index_select(0, chosen) for t in (x, *turned))
+            (query,) = self._told(x, turned, "q")
         seen = layout.attend_tokens(int(attention.layer_idx), query, key, value, _scoring(attention), wanted)
+        del query, key, value
+        for rows in _blocks(len(x)):
+            self._go_on(x[rows], seen[rows], add_normed)
+        return x
+
+    def _told(self, x: Tensor, turned: Sequence[Tensor], kinds: str) -> list[Tensor]:
+        """Keys, values, queries of x (T, hidden), as asked for: (T, heads, d) each."""
+        made = []
+        for rows in _blocks(len(x)):
+            told = normed(self._layer.input_layernorm, x[rows])
+            around = [t[rows] for t in turned]
+            made.append([self._by_head(kind, told, around) for kind in kinds])
+        return [several[0] if len(several) == 1 else torch.cat(several) for several in zip(*made, strict=True)]
+
+    def _go_on(self, x: Tensor, seen: Tensor, add_normed: AddNormed) -> None:
+        """x (rows, hidden), which is written over, with what attention has seen (rows, heads, d)."""
+        attention, forward = self._layer.self_attn, self._layer.mlp
         told = add_normed(self._layer.post_attention_layernorm, x, self._linear(attention.o_proj, seen.flatten(1)))
         inner = self._linear(forward.gate_proj, told).mul_(self._linear(forward.up_proj, told))
-        return x.add_(self._linear(forward.down_proj, inner))
+        x.add_(self._linear(forward.down_proj, inner))
 
-    def _by_head(self, attention: Any, kind: str, x: Tensor) -> Tensor:
-        """Queries, keys or values ("q", "k", "v") of x (T, hidden): (T, heads, d). Qwen 3 norms all but values by
-        head."""
+    def _by_head(self, kind: str, x: Tensor, turned: Sequence[Tensor]) -> Tensor:
+        """Queries, keys or values ("q", "k", "v") of normed x (T, hidden): (T, heads, d). Qwen 3 norms all but values
+        by head."""
+        attention = self._layer.self_attn
         made = self._linear(getattr(attention, f"{kind}_proj"), x).unflatten(1, (-1, attention.head_dim))
         norm = getattr(attention, f"{kind}_norm", None)
-        return made if norm is None else normed(norm, made)
+        if norm is not None:
+            made = normed(norm, made)
+        return made if kind == "v" else _rotated(made, *turned)
 
     def _linear(self, module: Any, x: Tensor) -> Tensor:
         return self._product[id(module)](x, module.bias)
+
+
+def _blocks(count: int) -> list[slice]:
+    """Rows to take at once."""
+    return [slice(first, first + _ROWS) for first in range(0, max(1, count), _ROWS)]
 
 
 def _scoring(attention: Any) -> Scoring:
@@ -138,5 +171,7 @@ def _rotated(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 def is_plain(model: Any) -> bool:
     """Whether the decoder is of Llama's make, of transformers' own modules in single precision on a CPU, and nothing
     hears of its calls."""
+    if isinstance(model, MappedDecoder):
+        return True
     base = model.base_model
     return type(base).__module__ in _MAKES and all_plain(model, base.modules(), _MAKES)

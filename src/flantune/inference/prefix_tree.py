@@ -89,7 +89,35 @@ def build_tree(
     builder = _Builder(unique, longest_node, worth)
     builder.build()
     place = {key: i for i, key in enumerate(order)}
-    return PrefixTree(builder.finished(), tuple(builder.last[place[key]] for key in keys))
+    return PrefixTree(_numbered(builder.runs), tuple(builder.last[place[key]] for key in keys))
+
+
+def cut_to_fill(tree: PrefixTree, size: int) -> PrefixTree:
+    """The same sequences; nodes are cut in two wherever `size` tokens are full, counted over the nodes in their
+    order."""
+    runs: list[tuple[Tokens, int, int]] = []
+    became: list[int] = []  # the last piece of each node
+    room = size
+    for node in tree.nodes:
+        parent = became[node.parent] if node.parent >= 0 else -1
+        first = 0
+        while first < len(node.tokens):
+            piece = node.tokens[first : first + room]
+            runs.append((piece, node.start + first, parent))
+            parent, first = len(runs) - 1, first + len(piece)
+            room = room - len(piece) or size
+        became.append(parent)
+    return PrefixTree(_numbered(runs), tuple(became[node] for node in tree.last))
+
+
+def _numbered(runs: Sequence[tuple[Tokens, int, int]]) -> tuple[Node, ...]:
+    """Of tokens, start and parent of each, branch after branch."""
+    ends = [i + 1 for i in range(len(runs))]
+    for i in range(len(runs) - 1, -1, -1):
+        parent = runs[i][2]
+        if parent >= 0:
+            ends[parent] = max(ends[parent], ends[i])
+    return tuple(Node(t, s, p, e) for (t, s, p), e in zip(runs, ends, strict=True))
 
 
 class _Builder:
@@ -129,14 +157,6 @@ class _Builder:
             self.runs.append((self.unique[sequence][start:stop], start, parent))
             parent = len(self.runs) - 1
         return parent
-
-    def finished(self) -> tuple[Node, ...]:
-        ends = [i + 1 for i in range(len(self.runs))]
-        for i in range(len(self.runs) - 1, -1, -1):
-            parent = self.runs[i][2]
-            if parent >= 0:
-                ends[parent] = max(ends[parent], ends[i])
-        return tuple(Node(t, s, p, e) for (t, s, p), e in zip(self.runs, ends, strict=True))
 
 
 def _common(a: Tokens, b: Tokens) -> int:

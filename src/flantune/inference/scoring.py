@@ -7,19 +7,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from flantune.errors import ModelError
 from flantune.inference.memory import Budget, out_of_memory
+from flantune.inference.output import Later
 from flantune.inference.plain_decoder import Reader
-from flantune.inference.prefix_tree import Node, PrefixTree, build_tree, is_worth_sharing
+from flantune.inference.prefix_tree import Node, PrefixTree, build_tree, cut_to_fill, is_worth_sharing
 from flantune.inference.waves import Segment, Store, Wave
-from flantune.models.family import softcap
 from flantune.models.layout import Ints
 from flantune.types import Tokens
-
-LOGITS = 1 << 21  # logits held at once, numbers
 
 
 class Totals:
@@ -66,16 +63,20 @@ def _score_once(
 ) -> Iterator[tuple[int, tuple[float, ...]]]:
     tree, wanted = _plan(prompts, options, budget, both_ways)
     totals, store, reader = Totals(options), Store(), Reader(model)
+    later = Later(model, budget.tokens)
     first = 0
     while first < len(tree.nodes):
         end, tokens = _until(tree, first, budget.tokens)
         chosen = slice(*np.searchsorted(wanted.node, [first, end]).tolist())
         with out_of_memory(model.device) as error:
-            values = _read(reader, tree, store, first, end, wanted, chosen, both_ways)
+            states, places = _read(reader, tree, store, first, end, wanted, chosen, both_ways)
+            later.add(states, places, wanted.token[chosen], wanted.option[chosen])
+            told = later.told(at_once=end == len(tree.nodes))
         if error:
             budget.shrink(error[0], 1 if both_ways and end - first == 1 else tokens)
             return
-        yield from totals.add(wanted.option[chosen], values)
+        for numbers, values in told:
+            yield from totals.add(numbers, values)
         first = end
 
 
@@ -88,9 +89,9 @@ def _read(
     wanted: _Wanted,
     chosen: slice,
     both_ways: bool,
-) -> npt.NDArray[np.float64]:
-    """Log-probabilities of the tokens wanted of the nodes `first` to `end`. Nodes are read in the tree's own order, so
-    that no more is kept of them than the way to the next."""
+) -> tuple[Tensor, Ints]:
+    """Hidden states that the nodes `first` to `end` are wanted for, (n, hidden), and for each token wanted the place of
+    its own. Nodes are read in the tree's own order, so that no more is kept of them than the way to the next."""
     nodes = tree.nodes
     segments = [
         Segment(
@@ -103,13 +104,13 @@ def _read(
         for i in range(first, end)
     ]
     keep = frozenset(i for i in range(first, end) if nodes[i].end > end)
-    wave = Wave(segments, store, reader.model.device, keep)
+    spent = [key for key in store if nodes[key].end <= end]
+    wave = Wave(segments, store, reader.model.device, keep, spent=spent)
     places, which = np.unique(wave.firsts[wanted.node[chosen] - first] + wanted.offset[chosen], return_inverse=True)
     states = reader.states(wave.ids, wave.positions, wave, places)
-    for key in store:
-        if nodes[key].end <= end:
-            store.drop(key)
-    return log_probabilities(reader.model, states, which, wanted.token[chosen])
+    for key in spent:
+        store.drop(key)
+    return states, which
 
 
 def _until(tree: PrefixTree, first: int, budget: int) -> tuple[int, int]:
@@ -143,7 +144,8 @@ def _plan(
         for option in given:
             sequences.append(np.concatenate([prompt, option[:-1]]) if len(option) > 1 else prompt)
             owners.append(len(prompt) - 1)
-    tree = build_tree(sequences, max(1, budget.tokens), is_worth_sharing)
+    # Full waves: all of one size, so that memory is laid out, and code for products made, once.
+    tree = cut_to_fill(build_tree(sequences, worth=is_worth_sharing), max(1, budget.tokens))
     rows = []
     flat = (option for given in options for option in given)
     for number, (option, before) in enumerate(zip(flat, owners, strict=True)):
@@ -169,34 +171,3 @@ def _plan_apart(prompts: Sequence[Tokens], options: Sequence[Sequence[Tokens]]) 
             rows += [(len(nodes), i, int(t), int(first_option[r]) + j) for i, t in enumerate(option[1:])]
             nodes.append(Node(option[:-1], len(prompt), own, len(nodes) + 1))
     return PrefixTree(tuple(nodes), ()), _Wanted(rows)
-
-
-def log_probabilities(model: Any, states: Tensor, places: Ints, tokens: Ints) -> npt.NDArray[np.float64]:
-    """Of each token after the hidden state at its place, nats, float64. states (n, hidden); every place's logits are
-    made once, however many tokens are asked of it."""
-    unique, inverse = np.unique(places, return_inverse=True)
-    found = np.empty(len(places))
-    vocabulary = model.get_output_embeddings().weight.shape[0]
-    step = max(1, LOGITS // vocabulary)
-    for first in range(0, len(unique), step):
-        rows = torch.from_numpy(unique[first : first + step]).to(states.device)
-        logits = logits_of(model, states.index_select(0, rows))
-        chosen = np.flatnonzero((inverse >= first) & (inverse < first + step))
-        row = torch.from_numpy(inverse[chosen] - first).to(states.device)
-        token = torch.from_numpy(tokens[chosen]).to(states.device)
-        values = logits[row, token].double() - torch.logsumexp(logits, -1).double()[row]
-        found[chosen] = values.cpu().numpy()
-    return found
-
-
-def logits_of(model: Any, states: Tensor) -> Tensor:
-    """float32 (or float64) logits of hidden states (n, hidden), as the stock model makes them."""
-    return capped(model, model.get_output_embeddings()(states))
-
-
-def capped(model: Any, logits: Tensor) -> Tensor:
-    """What the output matrix gives, as wide as `logits_of` says, and as Gemma 2 caps it."""
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    cap = softcap(model)
-    made: Tensor = logits if cap is None else cap * torch.tanh(logits / cap)
-    return made

@@ -7,25 +7,20 @@ the wave: attention is computed part by part (`parts.py`).
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
 
-from flantune.errors import ModelError
 from flantune.inference.parts import attend_part, merge_into
 from flantune.models.layout import Attending, Bucket, Ints
 from flantune.types import Tokens
 
+_ROOM = 128  # tokens
 _LONG = 48  # tokens of a segment: from there on its own call is quicker than a padded batch of several
-ASKED = "flantune_asked"  # the name under which transformers knows this attention
 
 
 class Attends(Protocol):
@@ -75,7 +70,11 @@ class Store:
     def get(self, key: int, layer: int) -> tuple[Tensor, Tensor]:
         return self._kept[key][layer]
 
-    def drop(self, key: int) -> None:
+    def drop(self, key: int, layer: int | None = None) -> None:
+        """A run, or what one layer has of it."""
+        if layer is not None:
+            self._kept[key].pop(layer, None)
+            return
         self._kept.pop(key, None)
         self.starts.pop(key, None)
 
@@ -100,7 +99,10 @@ class _Part:
 
 
 class Wave:
-    """`segments` in an order in which the users of each ancestor stand together (a tree's own order does)."""
+    """`segments` in an order in which the users of each ancestor stand together (a tree's own order does).
+
+    `keep`: keys of runs that go to the store. `spent`: those in the store that nobody asks for after this wave; they go
+    layer by layer, and leave their places to what is kept."""
 
     def __init__(
         self,
@@ -109,8 +111,10 @@ class Wave:
         device: torch.device | str = "cpu",
         keep: frozenset[int] = frozenset(),
         sinks: Sequence[Sink | None] | None = None,
+        spent: Sequence[int] = (),
     ) -> None:
         self.segments, self.store, self.device, self.keep = segments, store, torch.device(device), keep
+        self.spent = spent
         self.sinks = sinks or [None] * len(segments)
         lengths = np.array([len(s.tokens) for s in segments], dtype=np.int32)
         self.ends = np.cumsum(lengths, dtype=np.int64)
@@ -159,6 +163,8 @@ class Wave:
                 may_be_blind=seen is not None,
             )
             merge_into(out[chosen], total[chosen], other[0].transpose(0, 1), other_total[0].transpose(0, 1))
+        for run in self.spent:
+            self.store.drop(run, layer)
         self._hand_on(layer, key, value)
         return out
 
@@ -270,7 +276,7 @@ class Wave:
             if sink is not None:
                 sink.take(layer, k, v)
             if segment.key in self.keep:
-                self.store.put(segment.key, segment.start, layer, k.contiguous(), v.contiguous())
+                self.store.put(segment.key, segment.start, layer, _copied(k), _copied(v))
 
     def _find_parts(self) -> list[_Part]:
         here = {s.key: i for i, s in enumerate(self.segments) if s.key >= 0}
@@ -298,64 +304,13 @@ def _asked_of(part: _Part, wanted: Ints | None) -> tuple[slice, Tensor | None]:
     return chosen, torch.from_numpy(wanted[chosen] - part.first)
 
 
+def _copied(x: Tensor) -> Tensor:
+    """x (KH, n, d), with room behind each head's tokens: memory that one run leaves then fits the next one of about its
+    length."""
+    room = -(-x.shape[1] // _ROOM) * _ROOM
+    made = x.new_empty(x.shape[0], room, x.shape[2])[:, : x.shape[1]]
+    return made.copy_(x)
+
+
 def _sum_type(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def asked_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    packed: Attends | None = None,
-    scaling: float | None = None,
-    position_bias: Tensor | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: Tensor | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """transformers' attention interface."""
-    if packed is None or s_aux is not None:
-        what = "attention sinks, which this engine does not compute" if s_aux is not None else "no layout of its batch"
-        raise ModelError(f"{type(module).__name__}: expected a layout that attends, got {what}.")
-    kind = query.device.type
-    # Rotated queries and keys come in float32 also where the rest is in half precision.
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scoring = Scoring(float(scale), sliding_window, softcap, position_bias)
-    return packed.attend(module, query.to(dtype), key.to(dtype), value.to(dtype), scoring), None
-
-
-@contextmanager
-def asking(model: Any) -> Iterator[None]:
-    """The model attends as `packed` says inside the block, as before after it. Weights and modules are untouched."""
-    configs = _configs(model)
-    before = [(config, config._attn_implementation) for config in configs]
-    try:
-        for config in configs:
-            config._attn_implementation = ASKED
-        yield
-    finally:
-        for config, name in before:
-            config._attn_implementation = name
-
-
-_KNOWN: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
-
-
-def _configs(model: Any) -> list[Any]:
-    """Of the model and the models inside it. Found once: to look takes about as long as a step of a small decoder."""
-    from transformers import PreTrainedModel
-
-    known = _KNOWN.get(model)
-    if known is None or all(config is not model.config for config in known):
-        known = list({id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}.values())
-        _KNOWN[model] = known
-    return known
-
-
-AttentionInterface.register(ASKED, asked_attention)
-AttentionMaskInterface.register(ASKED, sdpa_mask)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flantune.inference.asked import asking
 from flantune.inference.crossing import WIDEST, Absorbed, Crossing
 from flantune.inference.encoded import NothingProjected, scaled
 from flantune.inference.encoder import Encoder
@@ -20,7 +21,7 @@ from flantune.inference.plain_decoder import Reader
 from flantune.inference.prefix_tree import build_tree, is_worth_sharing_in_steps, share_nothing
 from flantune.inference.rows import Several, Shared, Slab, SlabRow, Step, shared_runs
 from flantune.inference.t5_step import T5Step, is_stock
-from flantune.inference.waves import Segment, Sink, Store, Wave, asking
+from flantune.inference.waves import Segment, Sink, Store, Wave
 from flantune.models.attention import READY
 from flantune.models.encdec import start_id
 from flantune.types import Tokens

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from transformers import PreTrainedModel
 
 from flantune.errors import ModelError
-from flantune.models.attention import PACKED, is_prepared
 from flantune.models.loss import LossSum
 from flantune.tokens.collate import PackedBatch, PadTo
-from flantune.types import Packed
+from flantune.types import LookAhead, Packed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Of transformers' own, the one path on which a 4-D boolean mask means what it says: `eager` and `flex_attention` of
 # 5.23 add the booleans to the scores, silently. Slow on packed rows; the reference that ours is tested against.
 DENSE = "sdpa"
-
-LookAhead = Literal["causal", "prefix"]  # of a decoder: nothing ahead, or inputs see each other both ways
 
 
 class Family(Protocol):
@@ -79,6 +78,8 @@ def uses_packed_attention(model: PreTrainedModel) -> bool:
 
     Raises ModelError for any other attention: it would mix packed examples.
     """
+    from flantune.models.attention import PACKED, is_prepared
+
     if is_prepared(model):
         return True
     found = model.config._attn_implementation

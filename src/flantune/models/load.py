@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     LlamaConfig,
@@ -30,23 +28,11 @@ from transformers.utils import logging as hf_logging
 from flantune import recipe
 from flantune.errors import ModelError
 from flantune.models.attention import PACKED, prepare
-from flantune.models.family import LookAhead, family_of_type
+from flantune.models.family import family_of_type
+from flantune.models.place import ASKING, HUB_ID, Asking, first_line, located, read_config, require_safetensors
 from flantune.whole import atomic_folder
 
 ScratchFamily = Literal["t5", "llama", "qwen3"]
-
-_ASKING = "flantune.json"
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-
-
-def embedded_base(name: str = recipe.DEMO) -> Path:
-    """The folder of a base model that ships with the package: "demo", or the smaller "demo-small"."""
-    return Path(__file__).resolve().parent.parent / "demo" / ("base" + name.removeprefix(recipe.DEMO))
-
-
-def located(init: str) -> str:
-    """A folder or hub id; "demo" and "demo-small" are the embedded bases."""
-    return str(embedded_base(init)) if init in recipe.EMBEDDED else init
 
 
 def load_model(
@@ -71,10 +57,10 @@ def load_model(
     local = Path(name).expanduser()
     if local.is_dir():
         name = str(local)
-        _require_safetensors(local)
-    elif init in recipe.EMBEDDED or local.is_absolute() or not _HUB_ID.fullmatch(name):
+        require_safetensors(local)
+    elif init in recipe.EMBEDDED or local.is_absolute() or not HUB_ID.fullmatch(name):
         raise ModelError(f"{name}: expected a folder that holds a model, or a hub id; found no such folder.")
-    config = _read_config(name, local.is_dir())
+    config = read_config(name, local.is_dir())
     family = family_of_type(config.model_type, where=name)
     if dropout is not None:
         _set_dropout(config, dropout)
@@ -106,23 +92,6 @@ def without_weights() -> Iterator[None]:
         yield
     finally:
         torch.nn.Module.register_parameter = real  # type: ignore[method-assign]
-
-
-def model_type(init: str) -> str:
-    """transformers' name of the architecture at `init`, from its configuration alone."""
-    name = located(init)
-    return str(_read_config(name, Path(name).expanduser().is_dir()).model_type)
-
-
-def context_length(init: str) -> int | None:
-    """Positions that a decoder's configuration states; None where it states none, or cannot be read: whoever opens the
-    model says why."""
-    name = located(init)
-    try:
-        stated = getattr(_read_config(name, Path(name).expanduser().is_dir()), "max_position_embeddings", None)
-    except ModelError:
-        return None
-    return int(stated) if isinstance(stated, int) and stated > 1 else None
 
 
 def check_vocabulary(model: PreTrainedModel, vocab_size: int, where: str = "model") -> None:
@@ -195,19 +164,6 @@ def scratch_model(
         return prepare(model_class(config)).eval()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
-    """How a tuned model was taught to be asked; kept beside its weights in flantune.json.
-
-    `prompt_eos`: prompts ended in EOS, the answer after it. `inputs_len`: tokens a prompt had at most. `attention`: of
-    a decoder, whether a prompt's tokens saw each other both ways ("prefix").
-    """
-
-    prompt_eos: bool
-    inputs_len: int | None
-    attention: LookAhead = "causal"
-
-
 def save_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path, asking: Asking | None = None
 ) -> None:
@@ -217,23 +173,7 @@ def save_model(
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
         if asking is not None:
-            (temporary / _ASKING).write_text(json.dumps(asdict(asking)), encoding="utf-8")
-
-
-def how_to_ask(init: str, one_sided: bool) -> Asking:
-    """What the model's folder says; a decoder that was not tuned here continues the prompt's text."""
-    path = Path(init).expanduser() / _ASKING
-    if not path.is_file():
-        return Asking(prompt_eos=not one_sided, inputs_len=None)
-    try:
-        asking = Asking(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as e:
-        raise ModelError(f"{path}: expected prompt_eos, inputs_len and attention, got: {e}") from e
-    if asking.inputs_len is not None and not isinstance(asking.inputs_len, int):
-        raise ModelError(f"{path}: inputs_len: expected a number of tokens or null, got {asking.inputs_len!r}")
-    if asking.attention not in get_args(LookAhead):
-        raise ModelError(f"{path}: attention: expected one of {get_args(LookAhead)}, got {asking.attention!r}")
-    return asking
+            (temporary / ASKING).write_text(json.dumps(asdict(asking)), encoding="utf-8")
 
 
 def count_parameters(model: PreTrainedModel) -> int:
@@ -255,25 +195,6 @@ def quiet_transformers() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-def _require_safetensors(folder: Path) -> None:
-    if any(folder.glob("*.safetensors")):
-        return
-    pickles = sorted(p.name for ending in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(ending))
-    if pickles:
-        raise ModelError(
-            f"{folder}: expected weights as *.safetensors, got only {pickles[0]}, a pickle, which can run code when it "
-            "is read. Convert it once with save_pretrained on a machine where you trust the file."
-        )
-    raise ModelError(f"{folder}: expected weights as *.safetensors, found none.")
-
-
-def _read_config(name: str, local: bool) -> PreTrainedConfig:
-    try:
-        return AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
-    except Exception as e:  # transformers raises OSError, ValueError, KeyError and its validators' own kinds
-        raise ModelError(f"{name}: expected a model's config.json that transformers can read: {_first_line(e)}") from e
-
-
 def _read_weights(
     auto: Any, name: str, config: PreTrainedConfig, local: bool, how: Mapping[str, Any]
 ) -> PreTrainedModel:
@@ -292,7 +213,7 @@ def _read_weights(
                 **how,
             )
     except Exception as e:
-        raise ModelError(f"{name}: the weights cannot be read: {_first_line(e)}") from e
+        raise ModelError(f"{name}: the weights cannot be read: {first_line(e)}") from e
     _check_whole(name, info)
     return model
 
@@ -317,8 +238,3 @@ def _set_dropout(config: PreTrainedConfig, dropout: float) -> None:
         for name in ("dropout_rate", "attention_dropout"):
             if hasattr(own, name):
                 setattr(own, name, dropout)
-
-
-def _first_line(error: Exception) -> str:
-    line = str(error).strip().split("\n")[0]
-    return f"{type(error).__name__}: {line[:200]}"

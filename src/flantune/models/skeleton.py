@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from flantune import presets
 from flantune.errors import ModelError
-from flantune.models.load import located, quiet_transformers, scratch_model
+from flantune.models.load import quiet_transformers, scratch_model
+from flantune.models.place import located
 from flantune.recipe import ModelSpec
 
 

@@ -79,7 +79,7 @@ class Shared(Local):
     def __init__(
         self, model: str, max_inputs: int, workers: Workers, spec: EvalSpec | None = None, tokenizer: str | None = None
     ) -> None:
-        from flantune.models.load import located
+        from flantune.models.place import located
         from flantune.tokens.tokenizer import load_tokenizer
 
         where = located(model)

@@ -193,7 +193,7 @@ def make_mixture(
 
 def open_tokenizer(recipe: Recipe, folder: RunFolder, data: Data) -> Tokenizer:
     """The named tokenizer, the model's own, or one trained on the run's text where the model is from scratch."""
-    from flantune.models.load import located
+    from flantune.models.place import located
 
     spec = recipe.model
     if spec.tokenizer.path:
@@ -425,7 +425,7 @@ def sample(prompt: Prompt) -> dict[str, object]:
 def is_one_sided(recipe: Recipe) -> bool:
     """Whether inputs and targets share one sequence: decoder-only models."""
     from flantune.models.family import family_of_type
-    from flantune.models.load import model_type
+    from flantune.models.place import model_type
 
     spec = recipe.model
     if spec.init == "scratch":

@@ -29,14 +29,14 @@ from flantune.evals.collection import Tasks
 from flantune.inference import Engine
 from flantune.inference.answers import opened
 from flantune.inference.backends import Backend, Ours
-from flantune.models.family import family_of
-from flantune.models.load import how_to_ask, load_model, located, model_type
+from flantune.inference.opening import open_model
+from flantune.models.place import how_to_ask, located, model_type
 from flantune.pipeline.data import Data, Progress, quiet
 from flantune.pipeline.folder import RunFolder
 from flantune.recipe import BenchmarkSpec, EvalSpec, Recipe
 from flantune.tasks import ExampleStore
 from flantune.tokens.tokenizer import load_tokenizer
-from flantune.train.precision import best_device, choose_precision, on_best_device
+from flantune.train.precision import best_device, choose_precision
 
 if TYPE_CHECKING:
     from flantune.pipeline.parallel import Workers
@@ -161,17 +161,19 @@ def open_backend(model: str, spec: EvalSpec, inputs_len: int, tokenizer: str | N
     where = located(model)
     if Path(where).is_dir():
         model_type(where)  # where it is no model at all, that is said, and not that it has no tokenizer
-    words = load_tokenizer(tokenizer or where)
-    loaded = on_best_device(load_model(where, dropout=0.0, vocab_size=words.vocab_size))
-    asking = how_to_ask(where, family_of(loaded).one_sided)
+    words = load_tokenizer(tokenizer or where, early=False)
+    precision = choose_precision(spec.precision, best_device())
+    loaded = open_model(where, words.vocab_size, precision)
+    one_sided = not loaded.config.is_encoder_decoder
+    asking = how_to_ask(where, one_sided)
     engine = Engine(
         loaded,
         words,
-        asking.attention if family_of(loaded).one_sided else "encoder-decoder",
+        asking.attention if one_sided else "encoder-decoder",
         max_inputs=spec.max_inputs or inputs_len,
         batch_tokens=spec.batch_tokens,
         prompt_eos=asking.prompt_eos,
-        precision=choose_precision(spec.precision, best_device()),
+        precision=precision,
         trained_inputs=asking.inputs_len,
         # What was tuned here never saw one; any other decoder goes on with a text as its own tokenizer begins texts.
         prompt_bos=None if asking.prompt_eos else words.leading_bos,

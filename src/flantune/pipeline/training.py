@@ -24,7 +24,8 @@ from flantune.models.adapt import (
 )
 from flantune.models.check import require_packing
 from flantune.models.family import Family, family_of
-from flantune.models.load import Asking, load_model, located, save_model, scratch_model, without_weights
+from flantune.models.load import load_model, save_model, scratch_model, without_weights
+from flantune.models.place import Asking, located
 from flantune.pipeline.data import Data, Progress, is_one_sided, open_data, open_tokenizer, quiet, reopen, text_source
 from flantune.pipeline.folder import RunFolder
 from flantune.pipeline.selection import attended_lengths, open_selection

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from flantune.errors import ModelError, RecipeError
+from flantune.tokens.unloaded import Unloaded, read_unloaded
 from flantune.types import Tokens
 
 if TYPE_CHECKING:
@@ -56,9 +57,11 @@ class Tokenizer:
     @cached_property
     def leading_bos(self) -> int | None:
         """BOS, where the tokenizer as it is loaded puts it before every text."""
-        told = self.hf("a")["input_ids"]
         bos = self.hf.bos_token_id
-        return int(bos) if bos is not None and len(told) > 1 and told[0] == bos else None
+        if bos is None:
+            return None
+        told = self.hf.whole_ids("a") if isinstance(self.hf, Unloaded) else self.hf("a")["input_ids"]
+        return int(bos) if len(told) > 1 and told[0] == bos else None
 
     @property
     def has_chat_template(self) -> bool:
@@ -131,16 +134,21 @@ class Tokenizer:
         backend = getattr(self.hf, "backend_tokenizer", None)
         if backend is None:
             return None
+        if isinstance(self.hf, Unloaded) and plain and self.hf.is_as_it_was:
+            return _without_limits(backend, plain)
         spec = json.loads(backend.to_str())
         if plain and spec["model"].get("type") == "Unigram":
             _hide_control_pieces(spec)
         if (inside or not plain) and spec["normalizer"] == SPACE_BEFORE:
             spec["normalizer"] = None  # it would add a space after every control token of a chat
-        copy = tokenizers.Tokenizer.from_str(json.dumps(spec))
-        copy.no_truncation()
-        copy.no_padding()
-        copy.encode_special_tokens = plain
-        return copy
+        return _without_limits(tokenizers.Tokenizer.from_str(json.dumps(spec)), plain)
+
+
+def _without_limits(backend: tokenizers.Tokenizer, plain: bool) -> tokenizers.Tokenizer:
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = plain
+    return backend
 
 
 SPACE_BEFORE = {"type": "Prepend", "prepend": " "}
@@ -163,8 +171,12 @@ def _hide_control_pieces(spec: dict[str, Any]) -> None:
     spec["post_processor"] = None  # it names tokens by their old spelling, and special tokens are not added anyway
 
 
-def load_tokenizer(path_or_id: str | Path) -> Tokenizer:
-    """From a local folder or, where no such folder exists, a hub id. No remote code. Raises ModelError."""
+def load_tokenizer(path_or_id: str | Path, *, early: bool = True) -> Tokenizer:
+    """From a local folder or, where no such folder exists, a hub id. No remote code. Raises ModelError.
+
+    `early` False: transformers is loaded when it is needed and not before, where the folder allows (`unloaded.py`)."""
+    if not early and (found := read_unloaded(Path(path_or_id).expanduser())) is not None:
+        return wrap_tokenizer(cast(Any, found), where=str(path_or_id))
     from transformers import AutoTokenizer
 
     name = str(path_or_id)
