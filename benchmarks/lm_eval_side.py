@@ -147,7 +147,7 @@ def open_engine(folder: Path, family: str, device: str = "cpu") -> Any:
     from flantune.inference.opening import open_model
     from flantune.tokens.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(folder, early=False)
+    tokenizer = load_tokenizer(folder, lazy=True)
     if device == "cpu":
         model = open_model(str(folder), tokenizer.vocab_size)
     else:

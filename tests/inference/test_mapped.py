@@ -178,7 +178,7 @@ from flantune.inference import Engine, ScoreRequest
 from flantune.inference.opening import open_model
 from flantune.models.place import context_length, how_to_ask, model_type
 from flantune.tokens.tokenizer import load_tokenizer
-words = load_tokenizer({str(folder)!r}, early=False)
+words = load_tokenizer({str(folder)!r}, lazy=True)
 engine = Engine(open_model({str(folder)!r}, words.vocab_size), words, "causal", 64, prompt_eos=False)
 assert words.fingerprint and words.leading_bos is None and not words.has_chat_template
 assert model_type({str(folder)!r}) == "llama" and context_length({str(folder)!r}) == 64

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from flantune.tokens.tokenizer import Tokenizer
 
 T = TypeVar("T")
-_TEXTS = 32  # tokenised at once
+_TEXTS = 32  # tokenised at once: what the tokenizer makes on the way is some hundred bytes a token
 _SEAM = 64  # characters: no token is as long
 FamilyName = Literal["encoder-decoder", "causal", "prefix"]
 
@@ -198,7 +198,6 @@ class Engine:
         found: list[Tokens] = [np.zeros(0, dtype=np.int32)] * len(texts)
         for kind in (False, True):
             chosen = [i for i, s in enumerate(special) if s is kind]
-            # A few at a time: while they are made, tokens take some hundred bytes each.
             for start in range(0, len(chosen), _TEXTS):
                 few = chosen[start : start + _TEXTS]
                 encoded = self.tokenizer.encode_batch([texts[i] for i in few], parse_special=kind)

@@ -19,11 +19,11 @@ LOGITS = 1 << 21  # logits held at once, numbers
 # On a CPU a number of the output matrix is fetched from memory for a few rows in the time of so many multiplications of
 # many rows; so much of all the time may go there.
 _FETCH = 260
-_SHARE = 0.02
+_SHARE = 0.01
 _MOST = 8  # waves
 
 
-class Later:
+class Pending:
     """Hidden states that wait for the output matrix. On a CPU it takes about as long for the few that a wave asks for
     as for those of several waves, and beside a small model that is a tenth of all the time."""
 
@@ -39,7 +39,7 @@ class Later:
         self._states.append(states)
         self._asked.append((places + before, tokens, options))
 
-    def told(self, *, at_once: bool) -> list[tuple[Ints, npt.NDArray[np.float64]]]:
+    def finished(self, *, at_once: bool) -> list[tuple[Ints, npt.NDArray[np.float64]]]:
         """Options and log-probabilities, once enough waves are together, or `at_once`."""
         if not at_once and len(self._states) < self._waves:
             return []

@@ -22,9 +22,7 @@ from flantune.inference.waves import Attends, Scoring
 from flantune.models.layout import Ints
 
 _MAKES = tuple(f"transformers.models.{name}.modeling_{name}" for name in ("llama", "mistral", "qwen2", "qwen3"))
-
-
-_ROWS = 512  # taken through a layer at once: what they make between two products stays in the cache
+_ROWS = 512  # taken through a layer at once: what they make there is small, and of one size
 
 
 class AttendsTokens(Attends, Protocol):
@@ -65,6 +63,7 @@ class PlainDecoder:
         self._base = model.base_model
         self.products = Products()
         self._count = int(self._base.config.num_hidden_layers)
+        # Whether a layer's weights are at hand only while it is read.
         self._passing = isinstance(model, MappedDecoder)
         own = () if self._passing else self._base.layers[: self._count]
         self._layers = [_Layer(layer, self.products) for layer in own]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flantune.errors import ModelError
 from flantune.inference.memory import Budget, out_of_memory
-from flantune.inference.output import Later
+from flantune.inference.output import Pending
 from flantune.inference.plain_decoder import Reader
 from flantune.inference.prefix_tree import Node, PrefixTree, build_tree, cut_to_fill, is_worth_sharing
 from flantune.inference.waves import Segment, Store, Wave
@@ -63,15 +63,15 @@ def _score_once(
 ) -> Iterator[tuple[int, tuple[float, ...]]]:
     tree, wanted = _plan(prompts, options, budget, both_ways)
     totals, store, reader = Totals(options), Store(), Reader(model)
-    later = Later(model, budget.tokens)
+    pending = Pending(model, budget.tokens)
     first = 0
     while first < len(tree.nodes):
         end, tokens = _until(tree, first, budget.tokens)
         chosen = slice(*np.searchsorted(wanted.node, [first, end]).tolist())
         with out_of_memory(model.device) as error:
             states, places = _read(reader, tree, store, first, end, wanted, chosen, both_ways)
-            later.add(states, places, wanted.token[chosen], wanted.option[chosen])
-            told = later.told(at_once=end == len(tree.nodes))
+            pending.add(states, places, wanted.token[chosen], wanted.option[chosen])
+            told = pending.finished(at_once=end == len(tree.nodes))
         if error:
             budget.shrink(error[0], 1 if both_ways and end - first == 1 else tokens)
             return

@@ -1,6 +1,7 @@
 """Model families: a packed batch to a loss, prompts and masks as they were proved; load and save.
 
 load.py       folder, hub id, embedded base or scratch -> model; model -> folder
+place.py      where a model is, what its folder says      plain_shape.py  what a decoder of Llama's make consists of
 family.py     the protocol and the list                      encdec.py    T5 family
 causal.py     decoders: causal, prefix-LM                    loss.py      sums of the loss, logits in pieces
 attention.py  what is plugged into transformers' models      check.py     packed = one at a time, proved on a model

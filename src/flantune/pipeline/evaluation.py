@@ -161,7 +161,7 @@ def open_backend(model: str, spec: EvalSpec, inputs_len: int, tokenizer: str | N
     where = located(model)
     if Path(where).is_dir():
         model_type(where)  # where it is no model at all, that is said, and not that it has no tokenizer
-    words = load_tokenizer(tokenizer or where, early=False)
+    words = load_tokenizer(tokenizer or where, lazy=True)
     precision = choose_precision(spec.precision, best_device())
     loaded = open_model(where, words.vocab_size, precision)
     one_sided = not loaded.config.is_encoder_decoder

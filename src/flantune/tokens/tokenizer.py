@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from flantune.errors import ModelError, RecipeError
-from flantune.tokens.unloaded import Unloaded, read_unloaded
+from flantune.tokens.lazy import LazyTokenizer, read_lazily
 from flantune.types import Tokens
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Tokenizer:
         bos = self.hf.bos_token_id
         if bos is None:
             return None
-        told = self.hf.whole_ids("a") if isinstance(self.hf, Unloaded) else self.hf("a")["input_ids"]
+        told = self.hf.whole_ids("a") if isinstance(self.hf, LazyTokenizer) else self.hf("a")["input_ids"]
         return int(bos) if len(told) > 1 and told[0] == bos else None
 
     @property
@@ -134,7 +134,7 @@ class Tokenizer:
         backend = getattr(self.hf, "backend_tokenizer", None)
         if backend is None:
             return None
-        if isinstance(self.hf, Unloaded) and plain and self.hf.is_as_it_was:
+        if isinstance(self.hf, LazyTokenizer) and plain and self.hf.is_as_it_was:
             return _without_limits(backend, plain)
         spec = json.loads(backend.to_str())
         if plain and spec["model"].get("type") == "Unigram":
@@ -171,11 +171,12 @@ def _hide_control_pieces(spec: dict[str, Any]) -> None:
     spec["post_processor"] = None  # it names tokens by their old spelling, and special tokens are not added anyway
 
 
-def load_tokenizer(path_or_id: str | Path, *, early: bool = True) -> Tokenizer:
+def load_tokenizer(path_or_id: str | Path, *, lazy: bool = False) -> Tokenizer:
     """From a local folder or, where no such folder exists, a hub id. No remote code. Raises ModelError.
 
-    `early` False: transformers is loaded when it is needed and not before, where the folder allows (`unloaded.py`)."""
-    if not early and (found := read_unloaded(Path(path_or_id).expanduser())) is not None:
+    `lazy`: transformers is loaded when it is needed and not before, where the folder allows (`lazy.py`).
+    """
+    if lazy and (found := read_lazily(Path(path_or_id).expanduser())) is not None:
         return wrap_tokenizer(cast(Any, found), where=str(path_or_id))
     from transformers import AutoTokenizer
 

@@ -14,8 +14,8 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from flantune.errors import ModelError
+from flantune.tokens.lazy import LazyTokenizer, read_lazily
 from flantune.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from flantune.tokens.unloaded import Unloaded, read_unloaded
 
 TEXTS = [
     "The ferry left at nine.",
@@ -64,7 +64,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
 
 def both(folder: Path, model: str = "llama") -> tuple[Tokenizer, Tokenizer]:
     (folder / "config.json").write_text(json.dumps({"model_type": model}))
-    return load_tokenizer(folder, early=False), load_tokenizer(folder)
+    return load_tokenizer(folder, lazy=True), load_tokenizer(folder)
 
 
 @pytest.mark.parametrize("model", ["llama", "qwen3"])
@@ -72,7 +72,7 @@ def both(folder: Path, model: str = "llama") -> tuple[Tokenizer, Tokenizer]:
 def test_what_transformers_gives(maker: str, model: str, tmp_path: Path):
     MAKERS[maker](tmp_path)
     ours, theirs = both(tmp_path, model)
-    assert isinstance(ours.hf, Unloaded) and not isinstance(theirs.hf, Unloaded)
+    assert isinstance(ours.hf, LazyTokenizer) and not isinstance(theirs.hf, LazyTokenizer)
     for name in ("fingerprint", "vocab_size", "eos_id", "pad_id", "sentinel_ids", "leading_bos", "has_chat_template"):
         assert getattr(ours, name) == getattr(theirs, name), name
     for special in (False, True):
@@ -121,11 +121,11 @@ def changed(name: str, **more: Any) -> Callable[[Path], None]:
 def test_what_transformers_would_change_is_left_to_it(change: Callable[[Path], Any], tmp_path: Path):
     trained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    assert read_unloaded(tmp_path) is not None
+    assert read_lazily(tmp_path) is not None
     change(tmp_path)
-    assert read_unloaded(tmp_path) is None
+    assert read_lazily(tmp_path) is None
 
 
 def test_no_such_folder_is_told_as_before(tmp_path: Path):
     with pytest.raises(ModelError, match="found no such folder"):
-        load_tokenizer(tmp_path / "no" / "where", early=False)
+        load_tokenizer(tmp_path / "no" / "where", lazy=True)

@@ -1,7 +1,7 @@
 """A folder's tokenizer as its files state it, read by the `tokenizers` library alone.
 
 transformers takes a second and 100 MiB to load, and of a tokenizer that is whole in tokenizer.json it changes nothing.
-Where it would, or might, `read_unloaded` leaves it to it. Whatever else is asked of the object, transformers answers.
+Where it would, or might, `read_lazily` leaves it to it. Whatever else is asked of the object, transformers answers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MOST = 100_000  # pieces; of larger vocabularies transformers looks at the mode
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
-class Unloaded:
+class LazyTokenizer:
     """Stands where transformers' object stands."""
 
     vocab_file = None
@@ -82,7 +82,7 @@ class Unloaded:
         return AutoTokenizer.from_pretrained(str(self._folder), local_files_only=True, trust_remote_code=False)
 
 
-def read_unloaded(folder: Path) -> Unloaded | None:
+def read_lazily(folder: Path) -> LazyTokenizer | None:
     """None where the files say more than this module knows, or cannot be read."""
     import tokenizers
 
@@ -107,7 +107,7 @@ def read_unloaded(folder: Path) -> Unloaded | None:
         return None
     if core.post_processor is None or core.get_vocab_size() > _MOST or not _are_known(stated, core):
         return None
-    return Unloaded(folder, stated, core)
+    return LazyTokenizer(folder, stated, core)
 
 
 def _are_known(stated: dict[str, Any], core: Any) -> bool:
