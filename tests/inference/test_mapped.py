@@ -149,6 +149,12 @@ def test_what_texts_end_with_is_the_folders_own(model_folder: Path, tokenizer: T
         for each in (model, model.whole()):
             engine = Engine(each, tokenizer, "causal", 512)
             assert engine.eos_ids == {tokenizer.eos_id, *([ids] if isinstance(ids, int) else ids)}
+    path.write_text("{}")
+    model = open_mapped(model_folder)
+    assert model is not None
+    assert Engine(model, tokenizer, "causal", 512).eos_ids == Engine(model.whole(), tokenizer, "causal", 512).eos_ids
+    path.write_text("[")
+    assert open_mapped(model_folder) is None
     path.unlink()
     model = open_mapped(model_folder)
     assert model is not None and model.generation_config.eos_token_id == tokenizer.eos_id

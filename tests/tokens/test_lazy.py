@@ -25,6 +25,7 @@ TEXTS = [
     " a  b\n\n c",
     "<s>x",
 ]
+TRUNCATED = {"max_length": 9, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
 TEMPLATE = "{% for m in messages %}<s>{{ m['content'] }}</s>{% endfor %}"
 
 
@@ -110,7 +111,9 @@ def changed(name: str, **more: Any) -> Callable[[Path], None]:
         changed("tokenizer_config.json", eos_token="<new>"),
         changed("tokenizer_config.json", added_tokens_decoder={"5": {"content": "<new>"}}),
         changed("tokenizer_config.json", chat_template=[{"name": "default", "template": "x"}]),
+        changed("tokenizer_config.json", added_tokens_decoder={"x": {}}),
         changed("tokenizer.json", post_processor=None),
+        changed("tokenizer.json", truncation=TRUNCATED),
         lambda folder: (folder / "special_tokens_map.json").write_text("{}"),
         lambda folder: (folder / "tokenizer.model").write_bytes(b""),
         lambda folder: (folder / "tokenizer.json").write_text("{"),

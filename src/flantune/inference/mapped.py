@@ -34,7 +34,7 @@ class MappedDecoder:
     def __init__(self, folder: Path, shape: Shape, files: Files) -> None:
         self.folder, self.shape, self._files = folder, shape, files
         self.config = shape.config
-        self.generation_config = SimpleNamespace(**_stated(folder / "generation_config.json", shape.config))
+        self.generation_config = SimpleNamespace(eos_token_id=_ends(folder / "generation_config.json", shape.config))
 
     def whole(self) -> Any:
         """As transformers has it, with every weight."""
@@ -115,7 +115,10 @@ def open_mapped(folder: Path, vocab_size: int = 0) -> MappedDecoder | None:
         return None
     if (shape.output == shape.embedding) == ("lm_head.weight" in files.shapes):
         return None
-    return MappedDecoder(folder, shape, files)
+    try:
+        return MappedDecoder(folder, shape, files)
+    except (ValueError, AttributeError):  # of generation_config.json
+        return None
 
 
 class Files:
@@ -177,7 +180,8 @@ class _File:
             self._map.madvise(mmap.MADV_DONTNEED, first, end - first)
 
 
-def _stated(path: Path, config: Any) -> dict[str, Any]:
+def _ends(path: Path, config: Any) -> int | list[int] | None:
     """What texts end with."""
     stated = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else vars(config)
-    return {"eos_token_id": stated.get("eos_token_id")}
+    ends: int | list[int] | None = stated.get("eos_token_id")
+    return ends

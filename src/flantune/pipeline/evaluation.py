@@ -29,7 +29,9 @@ from flantune.evals.collection import Tasks
 from flantune.inference import Engine
 from flantune.inference.answers import opened
 from flantune.inference.backends import Backend, Ours
+from flantune.inference.mapped import MappedDecoder
 from flantune.inference.opening import open_model
+from flantune.models.family import family_of
 from flantune.models.place import how_to_ask, located, model_type
 from flantune.pipeline.data import Data, Progress, quiet
 from flantune.pipeline.folder import RunFolder
@@ -164,7 +166,7 @@ def open_backend(model: str, spec: EvalSpec, inputs_len: int, tokenizer: str | N
     words = load_tokenizer(tokenizer or where, lazy=True)
     precision = choose_precision(spec.precision, best_device())
     loaded = open_model(where, words.vocab_size, precision)
-    one_sided = not loaded.config.is_encoder_decoder
+    one_sided = isinstance(loaded, MappedDecoder) or family_of(loaded).one_sided
     asking = how_to_ask(where, one_sided)
     engine = Engine(
         loaded,

@@ -29,8 +29,6 @@ class LazyTokenizer:
     def __init__(self, folder: Path, stated: dict[str, Any], core: Any) -> None:
         self._folder, self._stated, self.backend_tokenizer = folder, stated, core
         self._ids = {name: core.token_to_id(_content(stated.get(name))) for name in _SPECIAL if stated.get(name)}
-        core.no_truncation()
-        core.no_padding()
 
     @property
     def is_as_it_was(self) -> bool:
@@ -105,7 +103,8 @@ def read_lazily(folder: Path) -> LazyTokenizer | None:
         core = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception:  # the Rust side raises bare ones; transformers tells them
         return None
-    if core.post_processor is None or core.get_vocab_size() > _MOST or not _are_known(stated, core):
+    limited = core.truncation is not None or core.padding is not None
+    if limited or core.post_processor is None or core.get_vocab_size() > _MOST or not _are_known(stated, core):
         return None
     return LazyTokenizer(folder, stated, core)
 
@@ -119,9 +118,10 @@ def _are_known(stated: dict[str, Any], core: Any) -> bool:
     older = stated.get("added_tokens_decoder") or {}
     if not isinstance(more, list) or not isinstance(older, dict):
         return False
-    same = all(int(i) in known and known[int(i)].content == _content(token) for i, token in older.items())
+    spelled = {str(i): token.content for i, token in known.items()}
+    same = all(spelled.get(i) == _content(token) for i, token in older.items())
     return same and all(_content(token) in control for token in (*named, *more) if token is not None)
 
 
 def _content(token: Any) -> str:
-    return str(token["content"] if isinstance(token, dict) else token)
+    return str(token.get("content") if isinstance(token, dict) else token)
