@@ -111,6 +111,8 @@ def open_mapped(folder: Path, vocab_size: int = 0) -> MappedDecoder | None:
         files = Files(folder)
     except (OSError, SafetensorError, RuntimeError):  # the last where numbers stand between two places of their size
         return None
+    if files.twice or (folder / "adapter_config.json").exists():  # transformers chooses, and adds the adapter
+        return None
     if any(files.shapes.get(name) != expected for name, expected in shape.expected().items()):
         return None
     if (shape.output == shape.embedding) == ("lm_head.weight" in files.shapes):
@@ -125,8 +127,9 @@ class Files:
     """Tensors of a folder's safetensors files, mapped for reading. Raises SafetensorError where one is not whole."""
 
     def __init__(self, folder: Path) -> None:
-        self._all = [_File(path) for path in sorted(folder.glob("*.safetensors"))]
-        self._where = {name: file for file in self._all for name in file.tensors}
+        files = [_File(path) for path in sorted(folder.glob("*.safetensors"))]
+        self._where = {name: file for file in files for name in file.tensors}
+        self.twice = len(self._where) < sum(len(file.tensors) for file in files)
         self.shapes = {name: tuple(file.tensors[name].shape) for name, file in self._where.items()}
         self._read: list[str] = []
 

@@ -43,11 +43,13 @@ def context_length(init: str) -> int | None:
     model says why."""
     name = located(init)
     plain = read_shape(Path(name).expanduser())
-    try:
-        config = read_config(name, Path(name).expanduser().is_dir()) if plain is None else plain.config
-    except ModelError:
-        return None
-    stated = getattr(config, "max_position_embeddings", None)
+    stated = None if plain is None else getattr(plain.config, "max_position_embeddings", None)
+    if stated is None:  # transformers has a number of its own for it
+        try:
+            config = read_config(name, Path(name).expanduser().is_dir())
+        except ModelError:
+            return None
+        stated = getattr(config, "max_position_embeddings", None)
     return int(stated) if isinstance(stated, int) and stated > 1 else None
 
 

@@ -122,7 +122,7 @@ def read_shape(folder: Path) -> Shape | None:
         and stated.get("hidden_act") == "silu"
         and not stated.get("quantization_config")
         and not stated.get("use_sliding_window")
-        and (kind != "qwen3" or "head_dim" in stated)
+        and (kind != "qwen3" or isinstance(stated.get("head_dim"), int))
     )
     if not plain or theta is None:
         return None
