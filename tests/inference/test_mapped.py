@@ -30,6 +30,7 @@ from flantune.errors import ModelError
 from flantune.inference import Engine, GenerateRequest, ScoreRequest, mapped
 from flantune.inference.mapped import MappedDecoder, open_mapped
 from flantune.inference.opening import open_model
+from flantune.models.place import context_length
 from flantune.tokens.tokenizer import Tokenizer, load_tokenizer
 
 KINDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -241,6 +242,22 @@ class TestWhatTransformersIsLeft:
     def test_weights_that_are_not_whole(self, spoil: Callable[[Path], None], model_folder: Path):
         spoil(model_folder / "model.safetensors")
         assert open_mapped(model_folder) is None
+
+    def test_tensors_in_two_files(self, model_folder: Path):
+        again = (model_folder / "model.safetensors").read_bytes()
+        (model_folder / "model-00001-of-00001.safetensors").write_bytes(again)
+        assert open_mapped(model_folder) is None
+
+    def test_an_adapter_beside_the_weights(self, model_folder: Path):
+        (model_folder / "adapter_config.json").write_text("{}")
+        assert open_mapped(model_folder) is None
+
+    def test_positions_that_are_not_stated(self, model_folder: Path):
+        path = model_folder / "config.json"
+        stated = json.loads(path.read_text())
+        del stated["max_position_embeddings"]
+        path.write_text(json.dumps(stated))
+        assert context_length(str(model_folder)) == LlamaConfig().max_position_embeddings
 
     def test_it_says_what_is_wrong(self, model_folder: Path, tokenizer: Tokenizer):
         path = model_folder / "model.safetensors"
